@@ -1,0 +1,1 @@
+"""Reads finished run folders: tables, figures, reports."""

@@ -1,0 +1,1 @@
+"""In-model memory mechanisms: addressing, access, and one file per Transformer memory in `slots`."""

@@ -1,0 +1,1 @@
+"""Memories a Transformer attends to beside its window, one file each."""

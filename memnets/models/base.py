@@ -1,0 +1,71 @@
+"""The model contract: explicit state, nothing remembered on `self`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from memnets.contracts import Kind, Spec
+
+
+class SequenceModel(nn.Module, ABC):
+    """A network from inputs and a state to outputs and the next state.
+
+    `outputs, state = model(inputs, state)`: inputs as `Spec.kind` says, outputs `[batch time output_size]`
+    (`[batch output_size]` for stories). The state is a NamedTuple of tensors with batch first (or an empty tuple).
+    Two half-sequences in turn equal one whole, bar rounding.
+    """
+
+    accepts: ClassVar[frozenset[Kind]] = frozenset({"vectors", "tokens"})
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> Any:
+        """State before the first step."""
+
+    @abstractmethod
+    def forward(self, inputs: Any, state: Any = None) -> tuple[Tensor, Any]:
+        """Outputs and the state after the last step; `state=None` starts from `initial_state`."""
+
+    def compiled_part(self) -> nn.Module:
+        """Return the part `trainer.compile` compiles: where it pays. A recurrent model names its step, not the loop."""
+        return self
+
+
+class InputLayer(nn.Module):
+    """Tokens become embeddings; vectors pass unchanged. `output_size` says how wide the result is."""
+
+    def __init__(self, spec: Spec, embedding_size: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(spec.input_size, embedding_size) if spec.kind == "tokens" else None
+        self.output_size = embedding_size if spec.kind == "tokens" else spec.input_size
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the inputs as vectors `[batch time output_size]`."""
+        return inputs if self.embedding is None else self.embedding(inputs)
+
+
+def check_spec(model: type[SequenceModel], spec: Spec) -> None:
+    """Refuse a task whose inputs the model can't read.
+
+    Raises:
+        ValueError: with the kinds the model accepts.
+    """
+    if spec.kind not in model.accepts:
+        readable = " or ".join(sorted(model.accepts))
+        raise ValueError(
+            f"{model.__name__} reads {readable}, but the task gives {spec.kind}: "
+            f"choose another model, or the task's other view (bAbI: task.view=tokens or task.view=story)"
+        )
+
+
+def trace(model: SequenceModel, inputs: Tensor) -> tuple[Tensor, list[Any]]:
+    """Outputs, and the state after each step: how a finished model's memory is watched."""
+    outputs, states, state = [], [], None
+    for step in range(inputs.shape[1]):
+        output, state = model(inputs[:, step : step + 1], state)
+        outputs.append(output)
+        states.append(state)
+    return torch.cat(outputs, dim=1), states

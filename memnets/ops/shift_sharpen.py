@@ -1,0 +1,73 @@
+"""Addressing by location: interpolation, circular shift, sharpening (NTM paper, equations 7 to 9)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+EPSILON = 1e-16
+
+
+def interpolate(
+    content_weights: Float[Tensor, "batch heads slots"],
+    previous_weights: Float[Tensor, "batch heads slots"],
+    gate: Float[Tensor, "batch heads"],
+) -> Float[Tensor, "batch heads slots"]:
+    """g · content + (1 - g) · previous (equation 7)."""
+    return previous_weights + gate[:, :, None] * (content_weights - previous_weights)
+
+
+def circular_shift(
+    weights: Float[Tensor, "batch heads slots"], shift: Float[Tensor, "batch heads width"]
+) -> Float[Tensor, "batch heads slots"]:
+    """w'(i) = Σ_j shift(j) · w(i - offset(j)), slots wrapping around (equation 8).
+
+    Entry j of `shift` moves by offset(j) = j - width // 2 slots, towards higher slots where positive.
+    """
+    width = shift.shape[-1]
+    moved = [torch.roll(weights, j - width // 2, dims=-1) * shift[:, :, j, None] for j in range(width)]
+    return torch.stack(moved).sum(0)
+
+
+def sharpen(
+    weights: Float[Tensor, "batch heads slots"], sharpening: Float[Tensor, "batch heads"]
+) -> Float[Tensor, "batch heads slots"]:
+    """w(i)^sharpening, renormalised (equation 9), as a softmax of sharpening · log(w + 1e-16).
+
+    The softmax can neither underflow to 0/0 nor lose the normalisation; it is computed in float32 at least, as 1e-16
+    vanishes in bfloat16.
+    """
+    wide = torch.promote_types(weights.dtype, torch.float32)
+    logs = torch.log(weights.to(wide).clamp_min(0) + EPSILON)
+    return torch.softmax(sharpening.to(wide)[:, :, None] * logs, dim=-1).to(weights.dtype)
+
+
+def shift_sharpen(
+    content_weights: Float[Tensor, "batch heads slots"] | None,
+    previous_weights: Float[Tensor, "batch heads slots"] | None,
+    gate: Float[Tensor, "batch heads"] | None = None,
+    shift: Float[Tensor, "batch heads width"] | None = None,
+    sharpening: Float[Tensor, "batch heads"] | None = None,
+) -> Float[Tensor, "batch heads slots"]:
+    """Interpolate, shift, sharpen; a part that is None is left out.
+
+    Without content weights the previous ones are taken, without a gate the content weights.
+
+    Raises:
+        ValueError: both weights are None, or a gate has only one of them to choose between.
+    """
+    if gate is not None:
+        if content_weights is None or previous_weights is None:
+            raise ValueError("a gate interpolates content_weights and previous_weights: give both, or gate=None")
+        weights = interpolate(content_weights, previous_weights, gate)
+    else:
+        given = previous_weights if content_weights is None else content_weights
+        if given is None:
+            raise ValueError("shift_sharpen needs content_weights or previous_weights")
+        weights = given
+    if shift is not None:
+        weights = circular_shift(weights, shift)
+    if sharpening is not None:
+        weights = sharpen(weights, sharpening)
+    return weights

@@ -1,0 +1,39 @@
+"""Sparse addressing: the k slots nearest to each query, exactly."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def topk_address(
+    query: Float[Tensor, "batch heads time word"],
+    keys: Float[Tensor, "batch heads slots word"],
+    visible: Bool[Tensor, "batch time slots"],
+    k: int,
+) -> tuple[Float[Tensor, "batch heads time k"], Int[Tensor, "batch heads time k"]]:
+    """Dot-product scores and slots of the k best visible keys, best first, ties to the lower slot.
+
+    Where fewer than k keys are visible the remaining scores are -inf and their slots arbitrary.
+
+    Raises:
+        ValueError: k is not between 1 and the number of slots.
+    """
+    slots = keys.shape[2]
+    if not 1 <= k <= slots:
+        raise ValueError(f"top-k needs 1 <= k <= slots, not k={k} with {slots} slots")
+    scores = torch.einsum("bhtw,bhnw->bhtn", query, keys)
+    scores = scores.masked_fill(~visible[:, None], -torch.inf)
+    best, indices = torch.sort(scores, dim=-1, descending=True, stable=True)
+    return best[..., :k], indices[..., :k]
+
+
+def gather_slots(
+    values: Float[Tensor, "batch heads slots word"], indices: Int[Tensor, "batch heads time k"]
+) -> Float[Tensor, "batch heads time k word"]:
+    """Rows of `values` at `indices`."""
+    time, k = indices.shape[2:]
+    flat = rearrange(indices, "b h t k -> b h (t k) 1").expand(-1, -1, -1, values.shape[-1])
+    return rearrange(values.gather(2, flat), "b h (t k) w -> b h t k w", t=time, k=k)

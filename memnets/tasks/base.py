@@ -1,0 +1,149 @@
+"""The task contract: data, loss, metrics and an oracle, owned by one file per task."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from memnets.contracts import Batch, Ratio, Spec, Split
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class Criterion(NamedTuple):
+    """When a task counts as solved: `metric` at or beyond `threshold`."""
+
+    metric: str
+    threshold: float
+    mode: Literal["min", "max"]
+
+    def met(self, value: float) -> bool:
+        """Whether `value` is good enough."""
+        return value <= self.threshold if self.mode == "min" else value >= self.threshold
+
+
+class Task(ABC):
+    """Data, loss and metrics of one problem. Subclasses are frozen dataclasses whose fields are the YAML's keys."""
+
+    metric_names: ClassVar[tuple[str, ...]]
+    """What `metrics` returns: lets a configuration that names another metric be refused before anything runs."""
+
+    solved: ClassVar[Criterion | None] = None
+
+    @property
+    @abstractmethod
+    def spec(self) -> Spec:
+        """Kind and sizes of inputs and outputs."""
+
+    @abstractmethod
+    def batch(self, split: Split, index: int, batch_size: int, seed: int) -> Batch:
+        """Batch number `index` of a split: a pure function of its arguments, so that resuming needs one integer.
+
+        Splits never share random numbers. With several processes, process `rank` of `n` at micro-step `s` takes
+        index `s * n + rank`: more processes, or more accumulation, see the same data.
+        """
+
+    @abstractmethod
+    def num_batches(self, split: Split, batch_size: int) -> int:
+        """Number of batches that make one evaluation of `split`."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, batch: Batch) -> Float[Tensor, ""]:
+        """Loss *summed* over `batch.mask`: the trainer divides by the number of places it counts at."""
+
+    @abstractmethod
+    def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:
+        """Metrics as sums and counts, so that batches and processes add up exactly."""
+
+    @abstractmethod
+    def oracle(self, batch: Batch) -> Tensor:
+        """Outputs that solve the batch, computed by hand from `batch.inputs` alone: proof that it can be solved."""
+
+    def test_sets(self) -> dict[str, Task]:
+        """Tasks to evaluate on when training ends, by name: the task itself, and what lies beyond its training."""
+        return {"test": self}
+
+    def at_length(self, length: int) -> Task:
+        """Return the same task at one exact length, for evaluation beyond training.
+
+        Raises:
+            ValueError: the task has no length.
+        """
+        raise ValueError(f"{type(self).__name__} has no length to vary: leave `lengths` out")
+
+
+def generator(seed: int, split: Split, index: int) -> np.random.Generator:
+    """Random numbers of one batch, independent of every other (seed, split, index)."""
+    return np.random.default_rng([seed, SPLITS.index(split), index])
+
+
+def epoch_indices(num_items: int, index: int, batch_size: int, seed: int) -> np.ndarray:
+    """Items of training batch `index` when each epoch is one shuffled pass, its last incomplete batch left out."""
+    if batch_size > num_items:
+        raise ValueError(f"a batch of {batch_size} needs at least as many items; there are {num_items}")
+    per_epoch = num_items // batch_size
+    epoch, position = divmod(index, per_epoch)
+    order = np.random.default_rng([seed, SPLITS.index("train"), epoch]).permutation(num_items)
+    return order[position * batch_size : (position + 1) * batch_size]
+
+
+def ratio(values: Tensor, where: Tensor | None = None) -> Ratio:
+    """Sum of `values` over `where`, and how many they are."""
+    where = torch.ones_like(values) if where is None else where
+    return Ratio((values * where).sum(dtype=torch.float64), where.sum(dtype=torch.float64))
+
+
+class DataError(Exception):
+    """A data file is missing or malformed. Its message says which, where, and what to do."""
+
+
+def data_root(configured: str | None) -> Path:
+    """Where data lies: `MEMNETS_DATA` if set, else the configured path, else a cache folder in the user's home."""
+    return Path(os.environ.get("MEMNETS_DATA") or configured or "~/.cache/memnets").expanduser()
+
+
+def find_data(root: Path, places: tuple[str, ...], published: str) -> Path:
+    """Return the first of `places` below `root` that exists.
+
+    Raises:
+        DataError: none does; the message lists where it looked and where the original is published.
+    """
+    for place in places:
+        if (root / place).exists():
+            return root / place
+    looked = "\n".join(f"  {root / place}" for place in places)
+    raise DataError(
+        f"missing data: none of these exists:\n{looked}\n"
+        f"The original is published at {published}. Put it there, or point the environment variable MEMNETS_DATA "
+        f"(or task.data_root) at the folder that holds it."
+    )
+
+
+def verify_checksum(path: Path, expected: str | None) -> None:
+    """Compare a file with the sha256 the project knows for it; `None` knows nothing.
+
+    Raises:
+        DataError: the file differs from the published one.
+    """
+    if expected is None:
+        return
+    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    if actual != expected:
+        raise DataError(
+            f"{path}: checksum {actual[:12]}… differs from the published file's {expected[:12]}…: truncated or "
+            f"altered? Fetch it again, or set task.verify_checksum=false to use it as it is."
+        )
+
+
+def as_tensor(array: Any) -> Tensor:
+    """Return a numpy array as a tensor: floats become float32, integers int64."""
+    dtype = torch.float32 if np.asarray(array).dtype.kind == "f" else None
+    return torch.as_tensor(array, dtype=dtype)
