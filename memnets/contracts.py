@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -75,7 +76,7 @@ class Batch:
             yield self
             return
         for start in range(0, self.mask.shape[1], length):
-            piece = self._map(lambda tensor, s=start: tensor[:, s : s + length] if tensor.dim() > 1 else tensor)
+            piece = self._map(partial(_cut_time, start=start, length=length))
             yield piece if start == 0 else replace(piece, starts=torch.zeros_like(self.mask[:, 0]))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
@@ -86,7 +87,12 @@ class Ratio(NamedTuple):
     """A metric as a sum and the number of things summed, so that batches and processes add up exactly."""
 
     total: Float[Tensor, ""]
-    count: Float[Tensor, ""]
+    count: Float[Tensor, ""]  # type: ignore[assignment]  # a number, not tuple's method
+
+
+def _cut_time(tensor: Tensor, start: int, length: int) -> Tensor:
+    """Steps from `start` on; a tensor without time, such as `starts`, stays whole."""
+    return tensor[:, start : start + length] if tensor.dim() > 1 else tensor
 
 
 def map_tensors(function: Callable[..., Tensor], tree: Any, *others: Any) -> Any:

@@ -1,0 +1,304 @@
+"""From YAML files and command-line overrides to a checked configuration, and from there to objects.
+
+With `memnets/check.py` this is all that stands between Hydra's files and plain Python: compose, check, build.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from memnets.check import Checker, ConfigError, Problem, nearest
+from memnets.models.base import SequenceModel
+from memnets.tasks.base import Task
+from memnets.training.settings import HOUSEKEEPING, LoggerSettings, RuntimeSettings, TrainerSettings
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+GROUPS = ("model", "task", "optim", "experiment", "sweep")
+CLOSED: dict[str, type] = {"trainer": TrainerSettings, "logger": LoggerSettings, "runtime": RuntimeSettings}
+TOP_LEVEL = ("name", "seed", "model", "task", "optim", *CLOSED)
+PLACES: dict[str, tuple[type, tuple[str, ...]]] = {
+    "model": (SequenceModel, ("spec",)),
+    "task": (Task, ()),
+    "optim": (torch.optim.Optimizer, ("params",)),
+}
+"""The open nodes: the class each must build, and the arguments the builder supplies itself."""
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A composed configuration as plain data, and the grid of a sweep if there is one."""
+
+    config: dict[str, Any]
+    grid: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything one run needs, built."""
+
+    name: str
+    seed: int
+    task: Task
+    model: SequenceModel
+    make_optimizer: Callable[[Any], torch.optim.Optimizer]
+    trainer: TrainerSettings
+    logger: LoggerSettings
+    runtime: RuntimeSettings
+    config: dict[str, Any]
+
+
+def compose(overrides: Sequence[str], configs: Path = CONFIGS) -> Composed:
+    """Compose the configuration Hydra's way: `group=choice`, `key=value`, `+key=value`, `~key`.
+
+    A key need not stand in a YAML to be set: whatever a signature takes can be overridden. What no signature takes is
+    found by `check`.
+
+    Raises:
+        ConfigError: an override can't be read, or a group has no such choice.
+    """
+    parsed = [_parse(text) for text in overrides]
+    problems = [problem for override in parsed for problem in _choice_problems(override, configs)]
+    if problems:
+        raise ConfigError(problems)
+    try:
+        with initialize_config_dir(str(configs), version_base="1.3"):
+            forced = [_forced(override, configs) for override in parsed]
+            composed = hydra_compose("train", overrides=forced, return_hydra_config=True)
+            grid = OmegaConf.to_container(composed.hydra.sweeper.params or OmegaConf.create())
+            OmegaConf.set_struct(composed, False)
+            del composed["hydra"]
+            config = OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError([Problem("", " ".join(str(error).split()))]) from error
+    assert isinstance(config, dict)
+    assert isinstance(grid, dict)
+    return Composed({str(k): v for k, v in config.items()}, {str(k): str(v) for k, v in grid.items()})
+
+
+def check(config: dict[str, Any]) -> None:
+    """Hold every key against the signature it will be passed to, before anything is built.
+
+    Raises:
+        ConfigError: listing every misspelt, missing, surplus or wrongly typed key.
+    """
+    checker = Checker()
+    checker.keys("", [key for key in config if key not in GROUPS[3:]], TOP_LEVEL)
+    for key in set(config) & set(GROUPS[3:]):
+        checker.add(key, f"a config of group '{key}' must begin with '# @package _global_' to set anything")
+    for name, settings in CLOSED.items():
+        node = config.get(name)
+        if not isinstance(node, dict | None):
+            checker.add(name, f"expected keys of {settings.__name__}, not {node!r}")
+        else:
+            checker.call(name, settings, node or {})
+    for name, (kind, supplied) in PLACES.items():
+        _check_place(checker, name, config.get(name), kind, supplied)
+    checker.value("seed", config.get("seed", "???"), int)
+    checker.value("name", config.get("name"), str | None)
+    problems = checker.report() or _refused_values(config)
+    if problems:
+        raise ConfigError(problems)
+
+
+def build(config: dict[str, Any]) -> Experiment:
+    """Build a checked configuration. The model's weights depend on `seed` alone.
+
+    Raises:
+        ConfigError: a constructor refuses its values, or the model can't read the task's inputs.
+        DataError: the task's files are missing or malformed.
+    """
+    task = _construct("task", config["task"])
+    torch.manual_seed(config["seed"])
+    model = _construct("model", config["model"], spec=task.spec)
+    settings = {name: _construct(name, _targeted(name, config.get(name))) for name in CLOSED}
+    experiment = Experiment(
+        name=run_name(config),
+        seed=config["seed"],
+        task=task,
+        model=model,
+        make_optimizer=lambda params: _construct("optim", config["optim"], params=params),
+        config=config,
+        **settings,
+    )
+    _check_metrics(experiment)
+    return experiment
+
+
+def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration with the defaults of this project's own signatures written out.
+
+    A run's `config.yaml` then says all it depends on, and naming a default changes no run's identity.
+    """
+    closed = {name: _filled(config.get(name) or {}, settings) for name, settings in CLOSED.items()}
+    return {key: _filled(value) for key, value in config.items() if key not in CLOSED} | closed
+
+
+def _filled(node: Any, target: Any = None) -> Any:
+    if isinstance(node, list):
+        return [_filled(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    filled = {key: _filled(value) for key, value in node.items()}
+    if str(filled.get("_target_", "")).startswith("memnets."):
+        target = get_object(filled["_target_"])
+    for name, parameter in inspect.signature(target).parameters.items() if target else ():
+        default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+        if isinstance(default, bool | int | float | str | list | None):
+            filled.setdefault(name, default)
+    return filled
+
+
+def run_name(config: dict[str, Any]) -> str:
+    """Return the experiment's name, or one made of the model's and the task's."""
+    classes = [config[node]["_target_"].rpartition(".")[2].lower() for node in ("model", "task")]
+    return config.get("name") or "-".join(classes)
+
+
+def identity(config: dict[str, Any]) -> str:
+    """Hash of all that can change a result: the configuration without the logger and without housekeeping."""
+    kept = {key: value for key, value in config.items() if key not in ("logger", "runtime")}
+    kept["runtime"] = {k: v for k, v in (config.get("runtime") or {}).items() if k not in HOUSEKEEPING}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def run_folder(config: dict[str, Any]) -> Path:
+    """Where the run of this configuration lives: its name and the hash of what it is."""
+    runs_dir = (config.get("runtime") or {}).get("runs_dir", RuntimeSettings.runs_dir)
+    return Path(runs_dir) / f"{run_name(config)}-{identity(config)}"
+
+
+def grid_points(composed: Composed, overrides: Sequence[str]) -> list[list[str]]:
+    """Override lists of all points of a sweep: the product of the grid in YAML and of `key=a,b` on the command line.
+
+    What the command line says of a key wins over the sweep's YAML.
+    """
+    texts = {key: f"{key}={value}" for key, value in composed.grid.items()}
+    parsed = {override.key_or_group: override for override in map(_parse, [*texts.values(), *overrides])}
+    points: list[list[str]] = [[]]
+    for override in parsed.values():
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            choices = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            choices = [str(override.input_line)]
+        points = [[*point, choice] for point in points for choice in choices]
+    return [[text for text in point if not text.startswith("sweep=")] for point in points]
+
+
+def without_sweeps(overrides: Sequence[str]) -> list[str]:
+    """Overrides that hold for every point of a sweep."""
+    return [text for text in overrides if not _parse(text).is_sweep_override()]
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a run folder's `config.yaml` with `key=value` overrides applied, checked.
+
+    Raises:
+        ConfigError: no such file, an override that isn't `key=value`, or what `check` finds.
+    """
+    if not path.exists():
+        raise ConfigError(
+            [Problem("checkpoint", f"{path} does not exist: give a run folder or one of its checkpoints")]
+        )
+    config = OmegaConf.create(yaml.safe_load(path.read_text()))
+    for override in map(_parse, overrides):
+        OmegaConf.update(config, override.key_or_group, override.value(), force_add=True)
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    result = {str(key): value for key, value in plain.items()}
+    check(result)
+    return result
+
+
+def choices(group: str, configs: Path = CONFIGS) -> list[str]:
+    """Names of a group's files."""
+    return sorted(path.stem for path in (configs / group).glob("*.yaml"))
+
+
+def _parse(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise ConfigError(
+            [Problem(text, f"not an override; write key=value ({' '.join(str(error).split())})")]
+        ) from error
+
+
+def _forced(override: Override, configs: Path) -> str:
+    """Let any key be set: `check` judges it, with better words than the composer's."""
+    text = str(override.input_line)
+    if override.type == OverrideType.DEL or (configs / override.key_or_group).is_dir():
+        return text
+    return "++" + text.lstrip("+")
+
+
+def _choice_problems(override: Override, configs: Path) -> list[Problem]:
+    group, choice = override.key_or_group, override.value()
+    if not (configs / group).is_dir() or override.type == OverrideType.DEL or choice is None:
+        return []
+    if override.is_sweep_override() or choice in choices(group, configs):
+        return []
+    near = nearest(str(choice), choices(group, configs))
+    return [Problem(group, f"there is no {choice!r}{near or ''} Choices: {', '.join(choices(group, configs))}")]
+
+
+def _check_place(checker: Checker, name: str, node: Any, kind: type, supplied: tuple[str, ...]) -> None:
+    if not isinstance(node, dict):
+        checker.add(name, f"missing: choose one with {name}=NAME ({', '.join(choices(name))})")
+        return
+    target = checker.component(name, node, supplied)
+    if target is not None and not (isinstance(target, type) and issubclass(target, kind)):
+        checker.add(f"{name}._target_", f"expected a {kind.__name__}, not {target}")
+
+
+def _refused_values(config: dict[str, Any]) -> list[Problem]:
+    """What the closed nodes' own rules say, once every key and type is right."""
+    problems = []
+    for name in CLOSED:
+        try:
+            _construct(name, _targeted(name, config.get(name)))
+        except ConfigError as error:
+            problems += error.problems
+    return problems
+
+
+def _targeted(name: str, node: dict[str, Any] | None) -> dict[str, Any]:
+    return {"_target_": f"{CLOSED[name].__module__}.{CLOSED[name].__name__}", **(node or {})}
+
+
+def _construct(path: str, node: dict[str, Any], **supplied: Any) -> Any:
+    """Instantiate a node; a constructor's ValueError becomes a configuration error with its path."""
+    try:
+        make = instantiate({**node, "_partial_": True}, _convert_="all")
+        return make(**supplied)
+    except HydraException as error:
+        if isinstance(error.__cause__, ValueError):
+            raise ConfigError([Problem(path, str(error.__cause__))]) from error
+        raise (error.__cause__ or error) from None
+    except ValueError as error:
+        raise ConfigError([Problem(path, str(error))]) from error
+
+
+def _check_metrics(experiment: Experiment) -> None:
+    stopping, task = experiment.trainer.early_stopping, experiment.task
+    names = ("loss", *task.metric_names)
+    if stopping is not None and stopping.metric not in names:
+        near = nearest(stopping.metric, names) or f"; choose from {', '.join(names)}"
+        raise ConfigError([Problem("trainer.early_stopping.metric", f"{type(task).__name__} has no such metric{near}")])

@@ -1,0 +1,49 @@
+"""Metrics of a model on a split of a task, summed exactly over batches and processes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from memnets.contracts import Batch, Ratio, Split
+from memnets.tasks.base import Task
+from memnets.training.distributed import Processes, plain
+
+EVALUATION_SEED = 0
+"""All runs are judged on the same sequences, whatever seed they trained with."""
+
+
+def evaluate(
+    model: nn.Module, task: Task, split: Split, batch_size: int, group: Processes, bfloat16: bool = False
+) -> dict[str, float]:
+    """Return `loss` and the task's metrics on a split, without gradients, each as one ratio over all its sequences.
+
+    Processes take batches in turn; each runs as many as the others (a sharded model must), the surplus uncounted.
+    """
+    num_batches = task.num_batches(split, batch_size)
+    totals: dict[str, Tensor] = {}
+    was_training = model.training
+    model.eval()
+    torch.manual_seed(EVALUATION_SEED)
+    with torch.no_grad():
+        for first in range(0, num_batches, group.count):
+            index = first + group.rank
+            batch = task.batch(split, min(index, num_batches - 1), batch_size, EVALUATION_SEED).to(group.device)
+            with torch.autocast(group.device.type, torch.bfloat16, enabled=bfloat16):
+                outputs, _ = plain(model)(batch.inputs)
+            for name, ratio in measures(task, outputs, batch).items():
+                counted = torch.stack(ratio).double() * (index < num_batches)
+                totals[name] = totals.get(name, torch.zeros_like(counted)) + counted
+    model.train(was_training)
+    return {name: quotient(*group.sum(sums).tolist()) for name, sums in totals.items()}
+
+
+def measures(task: Task, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:
+    """Return the task's metrics and, under `loss`, its loss per place it counts at."""
+    loss = Ratio(task.loss(outputs, batch).detach().double(), batch.mask.sum().double())
+    return {"loss": loss, **task.metrics(outputs.detach(), batch)}
+
+
+def quotient(total: float, count: float) -> float:
+    """Return the mean; NaN of nothing."""
+    return total / count if count else float("nan")

@@ -1,0 +1,68 @@
+"""Learning-rate schedules: pure functions from a step to a factor on the base rate, so that resuming needs no state."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Constant rate; the base of all schedules. `schedule(step)` is the factor for step number `step`, from 0."""
+
+    def __call__(self, step: int) -> float:
+        """Return 1."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The base rate throughout."""
+
+
+@dataclass(frozen=True)
+class Warmup(Schedule):
+    """Linear from 0 to the base rate over `warmup_steps`, then constant."""
+
+    warmup_steps: int
+
+    def __call__(self, step: int) -> float:
+        """Return (step + 1) / warmup_steps, at most 1."""
+        return min(1.0, (step + 1) / max(1, self.warmup_steps))
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Linear warm-up, then half a cosine down to `final_factor` at `total_steps` (Loshchilov & Hutter 2017)."""
+
+    total_steps: int
+    warmup_steps: int = 0
+    final_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup_steps < self.total_steps:
+            raise ValueError(
+                f"Cosine needs 0 <= warmup_steps < total_steps, not {self.warmup_steps}, {self.total_steps}"
+            )
+
+    def __call__(self, step: int) -> float:
+        """Return the factor; `final_factor` from `total_steps` on."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        progress = min(1.0, (step - self.warmup_steps) / (self.total_steps - self.warmup_steps))
+        return self.final_factor + (1 - self.final_factor) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class Halving(Schedule):
+    """Half the rate every `every_steps` (Memory Networks: every 25 epochs, arXiv:1503.08895 section 4.2)."""
+
+    every_steps: int
+
+    def __post_init__(self) -> None:
+        if self.every_steps < 1:
+            raise ValueError(f"Halving.every_steps must be at least 1, not {self.every_steps}")
+
+    def __call__(self, step: int) -> float:
+        """Return 1/2 to the number of whole periods passed."""
+        return 0.5 ** (step // self.every_steps)

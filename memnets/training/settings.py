@@ -1,0 +1,143 @@
+"""The closed nodes of a configuration: `trainer`, `logger`, `runtime`. Their fields are all the keys there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from memnets.training.schedule import Constant, Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopping:
+    """Stop when a validation metric no longer improves; the best weights are the ones that are tested.
+
+    Attributes:
+        metric: a metric of the task, or `loss`.
+        mode: whether less or more is better.
+        patience: evaluations without improvement before stopping.
+    """
+
+    metric: str = "loss"
+    mode: Literal["min", "max"] = "min"
+    patience: int = 10
+
+    def __post_init__(self) -> None:
+        _at_least(1, patience=self.patience)
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Whether `value` beats the best so far; nothing is beaten by NaN."""
+        return value == value and (best is None or (value < best if self.mode == "min" else value > best))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """How long and how to train.
+
+    Attributes:
+        max_steps: optimizer steps.
+        batch_size: sequences per batch, process and micro-step.
+        eval_batch_size: sequences per evaluation batch.
+        accumulate: micro-steps whose gradients make one step; as good as that many times the batch, or processes.
+        log_every: steps per row of training metrics; a row is the mean over these steps.
+        eval_every: steps between evaluations on the validation split.
+        save_every: steps between checkpoints; one is always written at the end.
+        keep_checkpoints: how many of the newest to keep.
+        clip_value: clip every gradient component to plus or minus this (before `clip_norm`).
+        clip_norm: clip the gradient's Euclidean norm to this.
+        precision: `bfloat16` runs the model under autocast; weights stay float32.
+        ema_decay: evaluate with an exponential moving average of the weights with this decay.
+        schedule: factor on the learning rate by step.
+        early_stopping: stop when validation no longer improves.
+        stop_when_solved: stop when the task's own criterion holds for the mean over the last `log_every` steps.
+        bptt_length: truncate back-propagation through time to pieces of this many steps.
+        carry_state: keep the state from batch to batch, detached, for tasks whose batches continue one another.
+        compile: torch.compile what pays: a model names the part itself.
+    """
+
+    max_steps: int = 10_000
+    batch_size: int = 16
+    eval_batch_size: int = 64
+    accumulate: int = 1
+    log_every: int = 100
+    eval_every: int = 1000
+    save_every: int = 1000
+    keep_checkpoints: int = 2
+    clip_value: float | None = None
+    clip_norm: float | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    ema_decay: float | None = None
+    schedule: Schedule = field(default_factory=Constant)
+    early_stopping: EarlyStopping | None = None
+    stop_when_solved: bool = False
+    bptt_length: int | None = None
+    carry_state: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        counts = ("max_steps", "batch_size", "eval_batch_size", "accumulate", "log_every", "eval_every", "save_every")
+        _at_least(1, keep_checkpoints=self.keep_checkpoints, **{name: getattr(self, name) for name in counts})
+        if self.bptt_length is not None:
+            _at_least(1, bptt_length=self.bptt_length)
+        for name in ("clip_value", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive (null to leave out), not {value}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie between 0 and 1 (null to leave out), not {self.ema_decay}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggerSettings:
+    """Where metrics go besides `metrics.jsonl`, which is always written. Nothing here changes a result.
+
+    Attributes:
+        wandb: also log to Weights & Biases; offline where there is no key; a failure is one warning.
+        wandb_project: its project.
+        tensorboard: also write TensorBoard events.
+        progress: `auto` draws a bar on a terminal and plain lines elsewhere.
+    """
+
+    wandb: bool = False
+    wandb_project: str = "memnets"
+    tensorboard: bool = False
+    progress: Literal["auto", "bar", "lines", "none"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeSettings:
+    """Where and how to run. Only `deterministic` and `parallel` belong to a run's identity: the rest is housekeeping.
+
+    Attributes:
+        device: `auto` takes a GPU if there is one.
+        threads: CPU threads per process; null leaves PyTorch's choice.
+        deterministic: refuse operations that are not reproducible.
+        parallel: how several processes (`torchrun`) share the work; one process ignores it.
+        runs_dir: where run folders are made.
+        resume: `auto` continues an unfinished run in its folder, `never` starts it anew (the old folder is kept under
+            another name); a path starts from that checkpoint.
+        jobs: runs of a sweep side by side; threads are divided among them.
+        pictures: draw the learning curve and the addressing heat map at the end.
+    """
+
+    device: str = "auto"
+    threads: int | None = None
+    deterministic: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    runs_dir: str = "runs"
+    resume: str = "auto"
+    jobs: int = 1
+    pictures: bool = True
+
+    def __post_init__(self) -> None:
+        _at_least(1, jobs=self.jobs, threads=1 if self.threads is None else self.threads)
+
+
+HOUSEKEEPING = ("device", "threads", "runs_dir", "resume", "jobs", "pictures")
+"""Fields of `runtime` that don't belong to a run's identity."""
+
+
+def _at_least(minimum: int, **values: Any) -> None:
+    for name, value in values.items():
+        if value < minimum:
+            raise ValueError(f"{name} must be at least {minimum}, not {value}")

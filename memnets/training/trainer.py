@@ -1,0 +1,308 @@
+"""The one training loop. It knows tasks and models by their contracts alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memnets.contracts import Batch, Split, detach, map_tensors, named_tensors, reset_rows
+from memnets.models.base import SequenceModel
+from memnets.tasks.base import Task
+from memnets.training import checkpoint
+from memnets.training.distributed import Processes, distribute, plain, without_sync
+from memnets.training.ema import MovingAverage
+from memnets.training.evaluation import evaluate, measures, quotient
+from memnets.training.logger import RunLogger
+from memnets.training.progress import Reporter
+from memnets.training.settings import TrainerSettings
+from memnets.training.snapshot import gather, restore
+
+Outcome = Literal["max_steps", "solved", "early_stopping", "interrupted"]
+RANK_SEEDS = 1_000_003
+"""Streams carried from step to step differ between processes by a multiple of this in their seed."""
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss or the gradient is NaN or infinite. The message names the step, the batch and the seed."""
+
+
+@dataclass
+class Progress:
+    """What a run knows of itself besides its tensors; all of it is part of a checkpoint."""
+
+    step: int = 0
+    seconds: float = 0.0
+    sums: dict[str, list[float]] = field(default_factory=dict)
+    norms: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    best_value: float | None = None
+    best_step: int | None = None
+    failures: int = 0
+    solved_at_step: int | None = None
+    outcome: Outcome | None = None
+    metrics_position: int = 0
+
+
+class Trainer:
+    """Trains one model on one task, in a folder, from a checkpoint if told so.
+
+    Batches, dropout and learning rate are pure functions of the step, so a resumed run repeats the straight one bit for
+    bit. Call `fit`; call `interrupt` from a signal handler to save and stop after the current step.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: SequenceModel,
+        make_optimizer: Callable[[Any], torch.optim.Optimizer],
+        settings: TrainerSettings,
+        seed: int,
+        folder: Path,
+        logger: RunLogger,
+        group: Processes,
+        parallel: Literal["ddp", "fsdp"] = "ddp",
+    ) -> None:
+        self.task, self.settings, self.seed, self.group, self.logger = task, settings, seed, group, logger
+        self.folder = folder / "checkpoints"
+        self.progress = Progress()
+        self.reporter: Reporter | None = None
+        model = model.to(group.device)
+        if settings.compile:
+            model.compiled_part().compile()
+        self.model = distribute(model, group, parallel)
+        self.optimizer = make_optimizer(self.model.parameters())
+        self.base_rates = [parameters["lr"] for parameters in self.optimizer.param_groups]
+        self.average = MovingAverage(self.model, settings.ema_decay) if settings.ema_decay else None
+        self.carried: Any = None
+        self._interrupted = False
+
+    def interrupt(self) -> None:
+        """Ask for a checkpoint and a stop after the current step."""
+        self._interrupted = True
+
+    def fit(self) -> Outcome:
+        """Train to the end, or to an interruption; test; return why it ended.
+
+        Raises:
+            NonFiniteError: with the batch's step and seed. The last checkpoint stays as it was.
+        """
+        began, before = time.monotonic(), self.progress.seconds
+        marked = (began, self.sequences)
+        while self.progress.outcome is None:
+            if self.progress.step >= self.settings.max_steps:
+                self.progress.outcome = "max_steps"
+                break
+            stopping = self.train_step()
+            self.progress.seconds = before + time.monotonic() - began
+            marked = self._after_step(marked)
+            if stopping and self.progress.outcome is None:
+                self.save()
+                return "interrupted"
+        if checkpoint.latest(self.folder) is None or self.progress.step % self.settings.save_every:
+            self.save()
+        self.test()
+        return self.progress.outcome
+
+    @property
+    def sequences(self) -> int:
+        """Training sequences seen, over all processes."""
+        settings = self.settings
+        return self.progress.step * settings.batch_size * settings.accumulate * self.group.count
+
+    def train_step(self) -> bool:
+        """Take one optimizer step; return whether any process was asked to stop."""
+        step = self.progress.step
+        torch.manual_seed(step_seed(self.seed, step, self.group.rank))
+        for parameters, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            parameters["lr"] = rate * self.settings.schedule(step)
+        batches = [self._batch(step * self.settings.accumulate + micro) for micro in range(self.settings.accumulate)]
+        count = self.group.sum(torch.stack([batch.mask.sum() for batch in batches]).sum().double())
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for number, batch in enumerate(batches):
+            outputs = self._backward(batch, count, last=number == len(batches) - 1)
+            with torch.no_grad():
+                for name, ratio in measures(self.task, outputs, batch).items():
+                    sums[name] = sums.get(name, 0) + torch.stack(ratio).double()
+        norm = self._clip()
+        stopping = self._add_up(sums, norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
+        self.progress.step += 1
+        return stopping
+
+    def save(self) -> None:
+        """Write a checkpoint of everything, and drop the oldest."""
+        self.progress.metrics_position = self.logger.position
+        tensors, optimizer = gather(self.model, self.optimizer, self.average)
+        own = {"carried": named_tensors(self.carried)} if self.carried is not None else {}
+        state = {"progress": asdict(self.progress), "optimizer": optimizer, "seed": self.seed}
+        checkpoint.save(self.folder, self.progress.step, tensors, own, state, self.group)
+        if self.group.leads:
+            checkpoint.prune(self.folder, self.settings.keep_checkpoints, self.progress.best_step)
+
+    def load(self, path: Path, continues: bool = True) -> None:
+        """Resume from a checkpoint. `continues` takes up its metrics file too; otherwise it only gives the state.
+
+        Raises:
+            CheckpointError: it is damaged, or belongs to another model.
+        """
+        saved = checkpoint.load(path, self.group.device, self.group.rank)
+        restore(saved, self.model, self.optimizer, self.average)
+        self.progress = Progress(**saved.state["progress"])
+        if "carried" in saved.tensors:
+            self.carried = self._unflatten(saved.tensors["carried"])
+        if continues:
+            if self.group.leads:
+                self.logger.rewind(self.progress.metrics_position)
+        else:
+            self.progress.outcome = None
+
+    def evaluate(self, task: Task, split: Split) -> dict[str, float]:
+        """Return metrics on a split, with averaged weights if they are kept."""
+        bfloat16 = self.settings.precision == "bfloat16"
+        with self.average.swapped() if self.average is not None else nullcontext():
+            return evaluate(self.model, task, split, self.settings.eval_batch_size, self.group, bfloat16)
+
+    def test(self) -> None:
+        """Log metrics on the task's test sets, with the best weights where early stopping chose them."""
+        if self.settings.early_stopping is not None and self.progress.best_step is not None:
+            best = checkpoint.load(self.folder / f"step_{self.progress.best_step:08d}", self.group.device)
+            restore(best, self.model, self.optimizer, self.average)
+        for name, task in self.task.test_sets().items():
+            self._log(name, self.evaluate(task, "test"))
+
+    def _batch(self, micro_step: int) -> Batch:
+        """Batches alternate between processes, but a carried stream stays with its process."""
+        index, seed = micro_step * self.group.count + self.group.rank, self.seed
+        if self.settings.carry_state:
+            index, seed = micro_step, self.seed + RANK_SEEDS * self.group.rank
+        return self.task.batch("train", index, self.settings.batch_size, seed).to(self.group.device)
+
+    def _backward(self, batch: Batch, count: Tensor, last: bool) -> Tensor:
+        """Add the gradient of a batch's share of the mean loss; return its outputs."""
+        state = self._first_state(batch)
+        windows = list(batch.windows(self.settings.bptt_length))
+        outputs = []
+        for number, window in enumerate(windows):
+            with without_sync(self.model, last and number == len(windows) - 1):
+                with torch.autocast(self.group.device.type, torch.bfloat16, self.settings.precision == "bfloat16"):
+                    window_outputs, state = self.model(window.inputs, state)
+                    loss = self.task.loss(window_outputs, window)
+                # processes' gradients are averaged, so each scales its sum by their number
+                (loss * (self.group.count / count)).to(loss.dtype).backward()
+            state = detach(state)
+            outputs.append(window_outputs.detach())
+        if self.settings.carry_state:
+            self.carried = state
+        return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
+
+    def _first_state(self, batch: Batch) -> Any:
+        if not self.settings.carry_state or self.carried is None or batch.starts is None or batch.starts.all():
+            return None
+        if not batch.starts.any():
+            return self.carried
+        return reset_rows(self.carried, plain(self.model).initial_state(batch.size), batch.starts)
+
+    def _clip(self) -> float:
+        weights = [weight for weight in self.model.parameters() if weight.grad is not None]
+        if self.settings.clip_value is not None:
+            torch.nn.utils.clip_grad_value_(weights, self.settings.clip_value)
+        limit = float("inf") if self.settings.clip_norm is None else self.settings.clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(weights, limit)
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+    def _add_up(self, sums: dict[str, Tensor], norm: float) -> bool:
+        """Add a step's metrics to the current row, the same in all processes; return whether any should stop."""
+        flag = torch.full((1, 2), float(self._interrupted), dtype=torch.float64, device=self.group.device)
+        rows = self.group.sum(torch.stack([*sums.values(), flag[0]])).tolist()
+        for name, pair in zip(sums, rows, strict=False):
+            kept = self.progress.sums.setdefault(name, [0.0, 0.0])
+            self.progress.sums[name] = [kept[0] + pair[0], kept[1] + pair[1]]
+        self.progress.norms = [self.progress.norms[0] + norm, self.progress.norms[1] + 1]
+        if not (np.isfinite(norm) and np.isfinite(rows[0][0])):
+            raise NonFiniteError(self._diagnosis(rows[0][0], norm))
+        return rows[-1][0] > 0
+
+    def _diagnosis(self, loss: float, norm: float) -> str:
+        step, settings = self.progress.step, self.settings
+        what = "gradient" if np.isfinite(loss) else "loss"
+        index = step * settings.accumulate * self.group.count
+        return (
+            f"the {what} is not finite at step {step}, seed {self.seed} (loss {loss}, gradient norm {norm}). "
+            f"The step's data begins with task.batch('train', {index}, {settings.batch_size}, {self.seed}). "
+            f"Lower optim.lr or set trainer.clip_norm"
+        )
+
+    def _after_step(self, marked: tuple[float, int]) -> tuple[float, int]:
+        """Log, evaluate, judge and save where these are due."""
+        step, settings = self.progress.step, self.settings
+        ends = step == settings.max_steps
+        if self.reporter:
+            self.reporter.step(step)
+        if step % settings.log_every == 0 or ends:
+            marked = self._log_training(marked)
+        if step % settings.eval_every == 0 or ends:
+            self._judge(self._log("validation", self.evaluate(self.task, "validation")))
+        if step % settings.save_every == 0:
+            self.save()
+        return marked
+
+    def _log_training(self, marked: tuple[float, int]) -> tuple[float, int]:
+        means = {name: quotient(*pair) for name, pair in self.progress.sums.items()}
+        rate = self.optimizer.param_groups[0]["lr"]
+        row = self._log("train", means | {"learning_rate": rate, "gradient_norm": quotient(*self.progress.norms)})
+        self.progress.sums, self.progress.norms = {}, [0.0, 0.0]
+        criterion = self.task.solved
+        if criterion is not None and self.progress.solved_at_step is None and criterion.met(row[criterion.metric]):
+            self.progress.solved_at_step = self.progress.step
+            if self.settings.stop_when_solved:
+                self.progress.outcome = "solved"
+        moment, sequences = time.monotonic(), self.sequences
+        if self.group.leads:
+            rate = (sequences - marked[1]) / (moment - marked[0])
+            self.logger.timing(
+                {"step": self.progress.step, "seconds": self.progress.seconds, "sequences_per_second": rate}
+            )
+        return moment, sequences
+
+    def _judge(self, row: dict[str, Any]) -> None:
+        stopping = self.settings.early_stopping
+        if stopping is None:
+            return
+        if stopping.improves(row[stopping.metric], self.progress.best_value):
+            self.progress.best_value, self.progress.best_step = row[stopping.metric], self.progress.step
+            self.progress.failures = 0
+            self.save()
+            return
+        self.progress.failures += 1
+        if self.progress.failures >= stopping.patience:
+            self.progress.outcome = "early_stopping"
+
+    def _log(self, split: str, metrics: dict[str, float]) -> dict[str, Any]:
+        row = {"step": self.progress.step, "sequences": self.sequences, "split": split, **metrics}
+        if self.group.leads:
+            self.logger.metrics(row)
+        if self.reporter:
+            self.reporter.metrics(row)
+        return row
+
+    def _unflatten(self, named: dict[str, Tensor]) -> Any:
+        """Give saved tensors the shape of the model's state."""
+        with torch.no_grad():
+            like = plain(self.model).initial_state(self.settings.batch_size)
+        names = iter(named_tensors(like))
+        return map_tensors(lambda _: named[next(names)], like)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of all of a step's random numbers in the model, so that dropout needs no saved generator."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
