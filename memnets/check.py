@@ -222,7 +222,7 @@ def _describe(hint: Any) -> str:
         return f"a component (_partial_: true) that makes a {_name(get_args(hint)[-1])}"
     if get_origin(hint) in (list, tuple):
         return f"a list ({str(hint).replace('typing.', '')})"
-    return f"a {_name(hint)}" if inspect.isclass(hint) else str(hint).replace("typing.", "")
+    return _name(hint) if inspect.isclass(hint) else str(hint).replace("typing.", "")
 
 
 def _show(value: Any) -> str:

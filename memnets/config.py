@@ -168,12 +168,12 @@ def _filled(node: Any, target: Any = None) -> Any:
 def run_name(config: dict[str, Any]) -> str:
     """Return the experiment's name, or one made of the model's and the task's."""
     classes = [config[node]["_target_"].rpartition(".")[2].lower() for node in ("model", "task")]
-    return config.get("name") or "-".join(classes)
+    return config.get("name") or "_".join(classes)
 
 
 def identity(config: dict[str, Any]) -> str:
-    """Hash of all that can change a result: the configuration without the logger and without housekeeping."""
-    kept = {key: value for key, value in config.items() if key not in ("logger", "runtime")}
+    """Hash of all that can change a result: the configuration without its name, the logger and housekeeping."""
+    kept = {key: value for key, value in config.items() if key not in ("logger", "runtime", "name")}
     kept["runtime"] = {k: v for k, v in (config.get("runtime") or {}).items() if k not in HOUSEKEEPING}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:10]
 
@@ -256,7 +256,7 @@ def _choice_problems(override: Override, configs: Path) -> list[Problem]:
     if override.is_sweep_override() or choice in choices(group, configs):
         return []
     near = nearest(str(choice), choices(group, configs))
-    return [Problem(group, f"there is no {choice!r}{near or ''} Choices: {', '.join(choices(group, configs))}")]
+    return [Problem(group, f"there is no {choice!r}{near}; choices: {', '.join(choices(group, configs))}")]
 
 
 def _check_place(checker: Checker, name: str, node: Any, kind: type, supplied: tuple[str, ...]) -> None:

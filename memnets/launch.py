@@ -28,16 +28,9 @@ from memnets.training.trainer import Trainer
 def train(config: dict[str, Any]) -> int:
     """Run a checked configuration in its folder; return the exit code. A finished run is left as it is."""
     folder = run_folder(config)
-    runtime = RuntimeSettings(**config["runtime"])
-    if status_of(folder).get("status") == "done" and runtime.resume != "never":
-        print(f"{folder} is finished already; runtime.resume=never trains it anew", file=sys.stderr)
-        return DONE
     try:
-        with processes(runtime.device) as group:
-            if not group.leads:
-                return _train_in(folder, config, group)
-            with locked(folder):
-                return _train_in(folder, config, group)
+        with processes(config["runtime"]["device"]) as group, locked(folder, group):
+            return _train_in(folder, config, group)
     except (ConfigError, DataError, BlockingIOError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
@@ -45,6 +38,10 @@ def train(config: dict[str, Any]) -> int:
 
 def _train_in(folder: Path, config: dict[str, Any], group: Processes) -> int:
     runtime = RuntimeSettings(**config["runtime"])
+    if group.share(status_of(folder).get("status") == "done" and runtime.resume != "never"):
+        if group.leads:
+            print(f"{folder} is finished already; runtime.resume=never trains it anew", file=sys.stderr)
+        return DONE
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
     torch.use_deterministic_algorithms(runtime.deterministic)
@@ -151,6 +148,8 @@ class Sweep:
             self._running.add(process)
             code = process.wait()
             self._running.discard(process)
+        if self._stopped.is_set() and code != DONE:
+            code = INTERRUPTED  # stopped on demand, wherever it was
         print(f"{'done  ' if code == DONE else f'exit {code}'}  {job.folder}  {shlex.join(job.overrides)}", flush=True)
         return code
 

@@ -1,5 +1,6 @@
 """Train a model on a task, or every point of a sweep; `--help` tells what can be chosen."""
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -7,9 +8,11 @@ from pathlib import Path
 import yaml
 
 from memnets import help as train_help
+from memnets.analysis.report import draw_run
 from memnets.check import ConfigError, Problem
 from memnets.config import check, compose, grid_points, run_folder, with_defaults, without_sweeps
 from memnets.launch import Sweep, plan, train
+from memnets.summary import summary
 
 FLAGS = {"-h": "help", "--help": "help", "-m": "multirun", "--multirun": "multirun", "-c": "cfg", "--cfg": "cfg"}
 
@@ -41,8 +44,8 @@ def run(overrides: list[str], flags: set[str]) -> int:
             print(yaml.safe_dump(config, sort_keys=False), end="")
             return 0
         code = train(config)
-        if code == 0:
-            report(config, overrides)
+        if code == 0 and os.environ.get("RANK", "0") == "0":
+            finish(config, overrides)
         return code
     jobs = plan(grid_points(composed, overrides))
     sweep = Sweep(jobs, with_defaults(composed.config)["runtime"]["jobs"], Path(__file__))
@@ -50,9 +53,10 @@ def run(overrides: list[str], flags: set[str]) -> int:
     return sweep.run()
 
 
-def report(config: dict, overrides: list[str]) -> None:
+def finish(config: dict, overrides: list[str]) -> None:
     folder = run_folder(config)
-    print(folder)
+    pictures = draw_run(folder) if config["runtime"]["pictures"] else []
+    print(summary(folder, overrides, pictures))
 
 
 if __name__ == "__main__":

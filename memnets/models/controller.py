@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,16 @@ from torch import Tensor, nn
 from memnets.models.lstm import set_forget_bias
 
 
+class Controller(nn.Module, ABC):
+    """What an NTM asks of its controller: `output, state = controller(inputs, state)`, one step at a time."""
+
+    output_size: int
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> Any:
+        """State before the first step."""
+
+
 class LSTMControllerState(NamedTuple):
     """Hidden and cell vectors."""
 
@@ -18,7 +29,7 @@ class LSTMControllerState(NamedTuple):
     cell: Float[Tensor, "batch hidden"]
 
 
-class LSTMController(nn.Module):
+class LSTMController(Controller):
     """One LSTM cell with forget bias 1 and a learned initial state."""
 
     def __init__(self, input_size: int, hidden_size: int = 100) -> None:
@@ -41,7 +52,7 @@ class LSTMController(nn.Module):
         return state.hidden, state
 
 
-class FeedForwardController(nn.Module):
+class FeedForwardController(Controller):
     """One tanh layer: remembers nothing but what it reads."""
 
     def __init__(self, input_size: int, hidden_size: int = 100) -> None:

@@ -16,7 +16,7 @@ from memnets.memory.access import Access, AccessState
 from memnets.memory.addressing import Addressing
 from memnets.memory.initial_memory import ConstantMemory
 from memnets.models.base import InputLayer, SequenceModel, check_spec
-from memnets.models.controller import LSTMController
+from memnets.models.controller import Controller, LSTMController
 
 
 class NTMState(NamedTuple):
@@ -30,7 +30,7 @@ class NTMState(NamedTuple):
 class NTMCell(nn.Module):
     """One step: the controller sees the input and the last read vectors, then its heads read and write."""
 
-    def __init__(self, controller: nn.Module, access: Access) -> None:
+    def __init__(self, controller: Controller, access: Access) -> None:
         super().__init__()
         self.controller = controller
         self.access = access
@@ -64,7 +64,7 @@ class NTM(SequenceModel):
     def __init__(
         self,
         spec: Spec,
-        controller: Callable[[int], nn.Module] = LSTMController,
+        controller: Callable[[int], Controller] = LSTMController,
         addressing: Addressing | None = None,
         initial_memory: Callable[[int, int], nn.Module] = ConstantMemory,
         memory_size: int = 128,

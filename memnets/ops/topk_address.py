@@ -16,7 +16,8 @@ def topk_address(
 ) -> tuple[Float[Tensor, "batch heads time k"], Int[Tensor, "batch heads time k"]]:
     """Dot-product scores and slots of the k best visible keys, best first, ties to the lower slot.
 
-    Where fewer than k keys are visible the remaining scores are -inf and their slots arbitrary.
+    Where fewer than k keys are visible the remaining scores are -inf and their slots arbitrary. The choice of slots
+    has no gradient; the scores' gradients reach the query and the k chosen keys.
 
     Raises:
         ValueError: k is not between 1 and the number of slots.
@@ -24,10 +25,13 @@ def topk_address(
     slots = keys.shape[2]
     if not 1 <= k <= slots:
         raise ValueError(f"top-k needs 1 <= k <= slots, not k={k} with {slots} slots")
-    scores = torch.einsum("bhtw,bhnw->bhtn", query, keys)
-    scores = scores.masked_fill(~visible[:, None], -torch.inf)
-    best, indices = torch.sort(scores, dim=-1, descending=True, stable=True)
-    return best[..., :k], indices[..., :k]
+    with torch.no_grad():
+        scores = torch.einsum("bhtw,bhnw->bhtn", query, keys).masked_fill(~visible[:, None], -torch.inf)
+        indices = torch.sort(scores, dim=-1, descending=True, stable=True).indices[..., :k]
+        hidden = ~visible[:, None].expand_as(scores).gather(-1, indices)
+    # Scored again, chosen keys only: the backward pass then touches k slots, not all.
+    best = (query[..., None, :] * gather_slots(keys, indices)).sum(-1)
+    return best.masked_fill(hidden, -torch.inf), indices
 
 
 def gather_slots(

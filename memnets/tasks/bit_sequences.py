@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,7 +33,7 @@ class BitSequenceTask(Task):
     num_bits: int = 8
     eval_sequences: int = 512
     curriculum_batches: int = 0
-    test_lengths: tuple[int, ...] = ()
+    test_lengths: Sequence[int] = ()
 
     def num_batches(self, split: Split, batch_size: int) -> int:
         """Return the batches in one evaluation."""

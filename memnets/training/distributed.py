@@ -57,8 +57,10 @@ def processes(device: str = "auto") -> Iterator[Processes]:
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if count > 1:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    group = Processes(rank, count, chosen)
     try:
-        yield Processes(rank, count, chosen)
+        yield group
+        group.wait()  # a process that leaves early can bring the others down
     finally:
         if count > 1:
             dist.destroy_process_group()
@@ -85,12 +87,12 @@ def distribute(model: nn.Module, group: Processes, parallel: Literal["ddp", "fsd
     if group.count == 1:
         return model
     if parallel == "ddp":
-        return DistributedDataParallel(model, broadcast_buffers=False)
+        return DistributedDataParallel(model)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(group.device.type, (group.count,))
-    fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)  # also after an evaluation, which has no backward
     return model
 
 

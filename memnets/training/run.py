@@ -7,6 +7,7 @@ infinity; 75 interrupted, saved, and ready to be resumed by the same command.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import sys
@@ -38,24 +39,26 @@ def status_of(folder: Path) -> dict[str, Any]:
     path = folder / "status.json"
     if not path.exists():
         return {}
-    import json
-
     return json.loads(path.read_text())
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder, so that two processes never train in it at once.
+def locked(folder: Path, group: Processes) -> Iterator[None]:
+    """Let the leading process hold a run folder, so that two runs never train in it at once.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: another run holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BlockingIOError(f"{folder} is in use: another process is training this very configuration") from error
+        held = True
+        if group.leads:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held = False
+        if not group.share(held):
+            raise BlockingIOError(f"{folder} is in use: another process is training this very configuration")
         yield
 
 

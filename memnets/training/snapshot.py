@@ -61,8 +61,9 @@ def restore(
         name, _, field = key.rpartition(SEPARATOR)
         state.setdefault(name, {})[field] = value
     options = StateDictOptions(full_state_dict=True)
-    full_state: Any = {"state": state, "param_groups": rest["param_groups"]}
-    set_optimizer_state_dict(model, optimizer, full_state, options=options)
+    if state:  # plain SGD has none, which the setter can't handle
+        full_state: Any = {"state": state, "param_groups": rest["param_groups"]}
+        set_optimizer_state_dict(model, optimizer, full_state, options=options)
     if average is not None:
         if "average" not in checkpoint.tensors:
             raise CheckpointError(f"{checkpoint.path} holds no moving average: it was trained with ema_decay=null")

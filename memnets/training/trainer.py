@@ -140,7 +140,13 @@ class Trainer:
         return stopping
 
     def save(self) -> None:
-        """Write a checkpoint of everything, and drop the oldest."""
+        """Write a checkpoint of everything, and drop the oldest.
+
+        Raises:
+            NonFiniteError: a weight is NaN or infinite; the checkpoints there are stay.
+        """
+        if not all(weight.isfinite().all() for weight in self.model.parameters()):
+            raise NonFiniteError(f"a weight is not finite after step {self.progress.step}, seed {self.seed}: not saved")
         self.progress.metrics_position = self.logger.position
         tensors, optimizer = gather(self.model, self.optimizer, self.average)
         own = {"carried": named_tensors(self.carried)} if self.carried is not None else {}

@@ -1,0 +1,99 @@
+"""Tables of results as Markdown, kept between markers in documents.
+
+```
+<!-- table: foundation -->
+... written by `scripts/tables.py` from results/foundation.csv ...
+<!-- end table -->
+```
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from memnets.analysis.records import Record, read_records, tables
+from memnets.analysis.tables import HEADER, cells, plain
+
+BEGIN = re.compile(r"<!-- table: (\S+) -->")
+END = "<!-- end table -->"
+
+
+class MarkerError(Exception):
+    """A marker without its end, or of a table that isn't there. Its message names file and line."""
+
+
+def render(records: Sequence[Record]) -> str:
+    """Return a Markdown table of the records, and below it the commands that made them."""
+    rows = [(*HEADER, "published"), *(_cells(record) for record in records)]
+    head, *body = ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
+    rule = "|" + "|".join("---" if column < 2 else "---:" for column in range(len(rows[0]))) + "|"
+    return "\n".join([head, rule, *body, "", *_origins(records)])
+
+
+def documents(root: Path) -> list[Path]:
+    """Return the files that may hold tables: the README and the pages of docs."""
+    return [path for path in (root / "README.md", *sorted((root / "docs").glob("**/*.md"))) if path.exists()]
+
+
+def updated(path: Path, results: Path) -> str:
+    """Return a document's text with what stands between its markers rendered anew.
+
+    Raises:
+        MarkerError: a marker without its end, an end without its marker, or no such table in `results`.
+    """
+    known = tables(results)
+    text = path.read_text(encoding="utf-8")
+    kept: list[str] = []
+    opened = 0
+    for line, content in enumerate(text.splitlines(), start=1):
+        marker = BEGIN.fullmatch(content)
+        if marker:
+            _require(not opened, f"{path}:{line}: {content} stands inside the table of line {opened}")
+            _require(marker[1] in known, f"{path}:{line}: no table {marker[1]!r} in {results} ({', '.join(known)})")
+            kept += [content, render(read_records(known[marker[1]]))]
+            opened = line
+        elif content == END:
+            _require(bool(opened), f"{path}:{line}: {END} ends no table")
+            opened = 0
+        if not opened:
+            kept.append(content)
+    _require(not opened, f"{path}:{opened}: this table has no {END}")
+    return "\n".join(kept) + "\n" * text.endswith("\n")
+
+
+def difference(path: Path, text: str) -> str:
+    """Return how a document would change, as a diff; empty if it wouldn't."""
+    old, new = path.read_text(encoding="utf-8"), text
+    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), str(path), f"{path} (from results)", lineterm="")
+    return "\n".join(lines) or ("line endings or the end of the file differ" if old != new else "")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise MarkerError(message)
+
+
+def _cells(record: Record) -> tuple[str, ...]:
+    try:
+        published = plain(float(record.published)) if record.published else ""
+    except ValueError:  # "< 30000" and the like stand as they are
+        published = record.published
+    return *cells(record.experiment, record.statistic), published
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|")
+
+
+def _origins(records: Sequence[Record]) -> list[str]:
+    """Return one line per command: what it made, at which commit, when and on what."""
+    made: dict[tuple[str, ...], list[str]] = {}
+    for record in records:
+        made.setdefault((record.command, record.commit, record.date, record.device), []).append(record.experiment)
+    return [
+        f"- {', '.join(dict.fromkeys(names))}: `{command}` at {commit}, {date}, {device}"
+        for (command, commit, date, device), names in made.items()
+    ]

@@ -1,0 +1,205 @@
+"""Results as records: one CSV per table, filled from finished runs and never by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from memnets.analysis.groups import Group, group_runs
+from memnets.analysis.runs import Problem, Run, write_atomic
+from memnets.analysis.tables import Statistic, measurements, statistics
+
+PUBLISHED = "published.csv"
+PUBLISHED_COLUMNS = ("experiment", "metric", "value", "source")
+
+Key = tuple[str, str]
+
+
+class RecordError(Exception):
+    """A CSV that can't be read as records. Its message names file and line."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of a table: the fields are the CSV's columns.
+
+    Attributes:
+        published: the figure to compare with, as `published.csv` has it; empty where there is none.
+        commit: of the code that ran, ending in `-dirty` if its working tree differed from the commit.
+        date: UTC day on which the last of the runs ended.
+    """
+
+    experiment: str
+    metric: str
+    seeds: int
+    mean: float
+    std: float | None
+    median: float
+    best: float | None
+    published: str
+    command: str
+    commit: str
+    date: str
+    device: str
+
+    @property
+    def key(self) -> Key:
+        """What one table holds once."""
+        return self.experiment, self.metric
+
+    @property
+    def statistic(self) -> Statistic:
+        """The numbers alone."""
+        return Statistic(self.metric, self.seeds, self.mean, self.std, self.median, self.best)
+
+
+COLUMNS = tuple(field.name for field in fields(Record))
+NUMBERS = ("mean", "std", "median", "best")
+
+
+def record(path: Path, runs: Sequence[Run], patterns: Sequence[str] = ()) -> list[Record]:
+    """Merge the finished runs into a table and return what was recorded; without any the table stays as it is.
+
+    Raises:
+        RecordError: the table or the published figures beside it can't be read, or no run has such a metric.
+    """
+    published = read_published(path.with_name(PUBLISHED))
+    groups = group_runs([run for run in runs if run.done])
+    new = [line for group in groups for line in records_of(group, published, patterns)]
+    if groups and not new:
+        known = dict.fromkeys(name for run in runs for name in measurements(run))
+        raise RecordError(f"no run has a metric named {', '.join(patterns)}; they have {', '.join(known)}")
+    if new:
+        write_records(path, merge(read_records(path), new))
+    return new
+
+
+def records_of(group: Group, published: dict[Key, str], patterns: Sequence[str] = ()) -> list[Record]:
+    """Return a record for each metric that `patterns` name, of a group whose runs have all finished."""
+    runs = group.runs
+    command, day = group.command, max(str(run.status.get("ended") or "")[:10] for run in runs)
+    commits, devices = _joined(map(commit, runs)), _joined(map(device, runs))
+
+    def record(result: Statistic) -> Record:
+        return Record(
+            experiment=group.label,
+            metric=result.metric,
+            seeds=result.seeds,
+            mean=result.mean,
+            std=result.std,
+            median=result.median,
+            best=result.best,
+            published=published.get((group.label, result.metric), ""),
+            command=command,
+            commit=commits,
+            date=day,
+            device=devices,
+        )
+
+    return [record(result) for result in statistics(group, patterns)]
+
+
+def refusals(runs: Iterable[Run]) -> list[Problem]:
+    """Return the runs that don't count, and why."""
+    return [Problem(run.path, f"not recorded: {state(run)}") for run in runs if not run.done]
+
+
+def state(run: Run) -> str:
+    """Return a run's state in words: `failed at step 300 (ValueError: ...)`."""
+    status, error = run.status.get("status", "unknown"), run.status.get("error")
+    return f"{status} at step {run.status.get('step', 0)}" + (f" ({' '.join(str(error).split())})" if error else "")
+
+
+def merge(old: Sequence[Record], new: Sequence[Record]) -> list[Record]:
+    """Return old and new records; a new one takes the place of the old one of its experiment and metric."""
+    return list({record.key: record for record in [*old, *new]}.values())
+
+
+def read_records(path: Path) -> list[Record]:
+    """Return the records of a table; none if there is no such file.
+
+    Raises:
+        RecordError: other columns than `COLUMNS`, or an entry that is no number where one belongs.
+    """
+    rows = _read_csv(path, COLUMNS) if path.exists() else []
+    return [_record(path, line, row) for line, row in enumerate(rows, start=2)]
+
+
+def write_records(path: Path, records: Sequence[Record]) -> None:
+    """Replace a table, whole."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([[_text(getattr(record, column)) for column in COLUMNS] for record in records])
+    write_atomic(path, buffer.getvalue().encode())
+
+
+def read_published(path: Path) -> dict[Key, str]:
+    """Return the published figures by experiment and metric; none if there is no such file.
+
+    Raises:
+        RecordError: other columns than `PUBLISHED_COLUMNS`, a figure without a source, or one given twice.
+    """
+    figures: dict[Key, str] = {}
+    for line, row in enumerate(_read_csv(path, PUBLISHED_COLUMNS) if path.exists() else [], start=2):
+        key = row["experiment"], row["metric"]
+        if key in figures:
+            raise RecordError(f"{path}:{line}: {' '.join(key)} is given twice")
+        if not row["source"]:
+            raise RecordError(f"{path}:{line}: {' '.join(key)} has no source: say where the figure stands")
+        figures[key] = row["value"]
+    return figures
+
+
+def tables(results: Path) -> dict[str, Path]:
+    """Return the tables of a folder by name."""
+    return {path.stem: path for path in sorted(results.glob("*.csv")) if path.name != PUBLISHED}
+
+
+def commit(run: Run) -> str:
+    """Return the short commit a run was made with: `abc1234`, or `abc1234-dirty`."""
+    code = str(run.environment.get("commit") or "unknown")[:7]
+    return f"{code}-dirty" if run.environment.get("dirty") else code
+
+
+def device(run: Run) -> str:
+    """Return the device a run was made on; of a CPU its name too."""
+    name, cpu = str(run.environment.get("device") or "unknown"), run.environment.get("cpu")
+    return f"{name} ({cpu})" if name == "cpu" and cpu else name
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(texts))
+
+
+def _read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file, strict=True)
+        if tuple(reader.fieldnames or ()) != tuple(columns):
+            raise RecordError(f"{path}:1: expected the columns {','.join(columns)}, not {reader.fieldnames}")
+        rows = list(reader)
+    for line, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise RecordError(f"{path}:{line}: expected {len(columns)} columns")
+    return rows
+
+
+def _record(path: Path, line: int, row: dict[str, str]) -> Record:
+    try:
+        numbers: dict[str, Any] = {name: float(row[name]) if row[name] else None for name in NUMBERS}
+        if numbers["mean"] is None or numbers["median"] is None:
+            raise ValueError("mean and median can't be empty")
+        return Record(**{**row, **numbers, "seeds": int(row["seeds"])})
+    except ValueError as error:
+        raise RecordError(f"{path}:{line}: {error}; record the runs again") from error
+
+
+def _text(value: str | int | float | None) -> str:
+    """Return a CSV entry; numbers keep six digits, more than any seed deserves."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"

@@ -1,0 +1,106 @@
+"""A report on a set of runs: its pictures as PNG files, and all of it as one page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from memnets.analysis.figures import COLOURS, learning_curves, png, save_figure
+from memnets.analysis.groups import Group, group_runs
+from memnets.analysis.heatmaps import draw_memory
+from memnets.analysis.page import Picture, page
+from memnets.analysis.records import state
+from memnets.analysis.runs import Problem, Run, RunError, read_run, write_atomic
+from memnets.analysis.tables import HEADER, cells, statistics
+
+
+@dataclass(frozen=True)
+class Report:
+    """What there is to say about some runs.
+
+    Attributes:
+        groups: the runs by configuration.
+        problems: folders and files that were left out, and why.
+    """
+
+    groups: tuple[Group, ...]
+    problems: tuple[Problem, ...]
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return the table: a header, and a row per experiment and metric of the finished runs."""
+        return [HEADER, *(cells(group.label, result) for group in self.groups for result in statistics(group))]
+
+    def unfinished(self) -> list[Problem]:
+        """Return the runs that don't count in the table, and why."""
+        runs = [run for group in self.groups for run in group.runs]
+        return [Problem(run.path, state(run)) for run in runs if not run.done]
+
+
+def make_report(runs: Sequence[Run], problems: Sequence[Problem] = ()) -> Report:
+    """Return the report on some runs."""
+    return Report(tuple(group_runs(runs)), tuple(problems))
+
+
+def write_report(report: Report, folder: Path) -> Path:
+    """Write `report.html` and its pictures into a folder; return the page."""
+    faults = list(report.problems)
+    pictures = [*_curves(report.groups), *_memories(report.groups, faults)]
+    for picture in pictures:
+        write_atomic(folder / f"{picture.name}.png", picture.content)
+    path = folder / "report.html"
+    write_atomic(path, page(report.groups, report.rows(), pictures, [*report.unfinished(), *faults]).encode())
+    return path
+
+
+def draw_run(folder: Path) -> list[Path]:
+    """Write the pictures of one run into its folder: `learning_curve.png`, and heat maps of what it holds; return them.
+
+    Raises:
+        RunError: the folder holds no readable run, or a trace that can't be drawn.
+    """
+    run = read_run(folder)
+    curves = learning_curves(group_runs([run]))
+    figures = {"learning_curve": curves} | draw_memory(folder, run.name)
+    return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items() if figure is not None]
+
+
+def _curves(groups: Sequence[Group]) -> Iterator[Picture]:
+    """Yield learning curves, a picture per task and at most as many groups on it as there are colours."""
+    tasks: dict[str, list[Group]] = {}
+    for group in groups:
+        tasks.setdefault(_task(group), []).append(group)
+    for task, members in tasks.items():
+        for first in range(0, len(members), len(COLOURS)):
+            figure = learning_curves(members[first : first + len(COLOURS)])
+            if figure is not None:
+                name = _slug(f"learning_curves_{task}_{first // len(COLOURS) + 1}")
+                yield Picture(name, f"Learning curves: {task}", "Thin: runs. Thick: their median.", png(figure))
+
+
+def _memories(groups: Sequence[Group], faults: list[Problem]) -> Iterator[Picture]:
+    """Yield the heat maps of each group's first run that has any, finished ones first; note what can't be drawn."""
+    for group in groups:
+        for run in sorted(group.runs, key=lambda run: not run.done):
+            try:
+                figures = draw_memory(run.path)
+            except RunError as error:
+                faults.append(Problem(run.path, str(error)))
+                continue
+            for name, figure in figures.items():
+                caption = f"One test sequence, seed {run.seed}, {run.path.name}."
+                yield Picture(
+                    _slug(f"{name}_{group.label}"), f"{name.capitalize()}: {group.label}", caption, png(figure)
+                )
+            if figures:
+                break
+
+
+def _task(group: Group) -> str:
+    target = str(group.settings.get("task._target_", "unknown task"))
+    return target.rpartition(".")[2]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_").lower()

@@ -1,0 +1,69 @@
+"""A checkpoint on its task: other lengths, other splits, other settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from memnets.check import ConfigError, Problem
+from memnets.config import build, load
+from memnets.contracts import Split
+from memnets.tasks.base import SPLITS, Task
+from memnets.training import checkpoint
+from memnets.training.distributed import processes
+from memnets.training.evaluation import evaluate
+from memnets.training.logger import now
+from memnets.training.run import find_checkpoint, write_trace
+from memnets.training.snapshot import restore_model
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to evaluate: a checkpoint, a split, exact lengths (none: the task's own test sets), and overrides."""
+
+    path: Path
+    split: str = "test"
+    lengths: Sequence[int] = ()
+    overrides: list[str] = field(default_factory=list)
+
+
+def evaluate_checkpoint(wanted: Evaluation) -> dict[str, dict[str, float]]:
+    """Return metrics by test set; append them to the run folder's `evaluations.jsonl` and write a new trace there.
+
+    Raises:
+        ConfigError: no such folder, split or key.
+        CheckpointError: no checkpoint, or a damaged one.
+        ValueError: the task has no length.
+    """
+    if wanted.split not in SPLITS:
+        raise ConfigError([Problem("split", f"expected one of {', '.join(SPLITS)}, not {wanted.split!r}")])
+    path = find_checkpoint(wanted.path)
+    folder = path.parent.parent
+    config = load(folder / "config.yaml", wanted.overrides)
+    experiment = build(config)
+    split: Split = SPLITS[SPLITS.index(wanted.split)]  # type: ignore[arg-type]
+    with processes(experiment.runtime.device) as group:
+        model = experiment.model.to(group.device)
+        restore_model(checkpoint.load(path, group.device), model, averaged=True)
+        bfloat16 = experiment.trainer.precision == "bfloat16"
+        results = {
+            name: evaluate(model, task, split, experiment.trainer.eval_batch_size, group, bfloat16)
+            for name, task in _sets(experiment.task, wanted).items()
+        }
+        write_trace(model, _longest(experiment.task, wanted), folder, group.device)
+    row = {"checkpoint": path.name, "split": split, "overrides": wanted.overrides, "date": now(), "metrics": results}
+    with (folder / "evaluations.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    return results
+
+
+def _sets(task: Task, wanted: Evaluation) -> dict[str, Task]:
+    if wanted.lengths:
+        return {f"length_{length}": task.at_length(length) for length in wanted.lengths}
+    return task.test_sets() if wanted.split == "test" else {wanted.split: task}
+
+
+def _longest(task: Task, wanted: Evaluation) -> Task:
+    return task.at_length(max(wanted.lengths)) if wanted.lengths else task

@@ -1,0 +1,108 @@
+"""Sentences as memory slots: how Memory Networks embed and read them (Sukhbaatar et al. 2015, arXiv:1503.08895)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from memnets.ops.content_address import content_address
+from memnets.ops.erase_add import read
+
+INIT_STD = 0.1
+"""Standard deviation of the normal distribution that parameters start from (section 4.2)."""
+
+
+def normal(*sizes: int) -> nn.Parameter:
+    """Return a parameter drawn from the initial distribution."""
+    return nn.Parameter(torch.randn(sizes) * INIT_STD)
+
+
+class PaddedEmbedding(nn.Module):
+    """Vectors of ids 1 to `num_ids` - 1. Id 0 is padding: its vector is zero and no parameter, so it cannot learn."""
+
+    def __init__(self, num_ids: int, embedding_size: int) -> None:
+        super().__init__()
+        self.weight = normal(num_ids - 1, embedding_size)
+
+    def table(self) -> Float[Tensor, "ids embedding"]:
+        """Return the vectors of all ids, padding's zeros first."""
+        return F.pad(self.weight, (0, 0, 1, 0))
+
+    def forward(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape embedding"]:
+        """Look ids up."""
+        return F.embedding(ids, self.table())
+
+
+class SentenceEmbedding(nn.Module):
+    """One matrix A (or B, C) of the network, and with `max_age` its temporal encoding T_A (section 4.1).
+
+    Args:
+        num_words: size of the vocabulary with padding.
+        embedding_size: width of a slot, d in the paper.
+        position_encoding: weigh words by where they stand; else a bag of words.
+        max_age: age from which on sentences are told apart no longer; 0 encodes no time.
+    """
+
+    def __init__(self, num_words: int, embedding_size: int, position_encoding: bool, max_age: int = 0) -> None:
+        super().__init__()
+        self.words = PaddedEmbedding(num_words, embedding_size)
+        self.position_encoding = position_encoding
+        self.ages = PaddedEmbedding(max_age + 1, embedding_size) if max_age else None
+        self.max_age = max_age
+
+    def forward(self, sentences: Int[Tensor, "batch *sentences words"]) -> Float[Tensor, "batch *sentences embedding"]:
+        """Σ_j l_j · A x_j, with l_j = 1 for a bag of words: time is not encoded."""
+        embedded = self.words(sentences)
+        if self.position_encoding:
+            embedded = embedded * position_weights(sentences, embedded.shape[-1])
+        return embedded.sum(-2)
+
+    def slots(self, story: Int[Tensor, "batch sentences words"]) -> Float[Tensor, "batch sentences embedding"]:
+        """m_i = Σ_j l_j · A x_ij + T_A(age of sentence i)."""
+        slots = self(story)
+        return slots if self.ages is None else slots + self.ages(ages(story).clamp(max=self.max_age))
+
+
+def position_weights(
+    sentences: Int[Tensor, "*shape words"], embedding_size: int
+) -> Float[Tensor, "*shape words embedding"]:
+    """l_kj = (1 - j/J) - (k/d)(1 - 2j/J) for component k of d and word j of J, both from 1 (section 4.1).
+
+    J counts the sentence's own words, so that padding changes nothing. (The authors' code differs from their paper:
+    about twice these weights, half an index off.)
+    """
+    numbers = torch.arange(1, sentences.shape[-1] + 1, device=sentences.device)
+    lengths = (sentences != 0).sum(-1, keepdim=True).clamp(min=1)
+    place = (numbers / lengths)[..., None]
+    component = torch.arange(1, embedding_size + 1, device=sentences.device) / embedding_size
+    return (1 - place) - component * (1 - 2 * place)
+
+
+def is_told(story: Int[Tensor, "batch sentences words"]) -> Bool[Tensor, "batch sentences"]:
+    """Which slots hold a sentence."""
+    return (story != 0).any(-1)
+
+
+def ages(story: Int[Tensor, "batch sentences words"]) -> Int[Tensor, "batch sentences"]:
+    """Age of each sentence: 1 for the newest, rising towards the oldest; 0 in the empty slots after the newest."""
+    numbers = torch.arange(1, story.shape[1] + 1, device=story.device)
+    newest = (is_told(story) * numbers).amax(dim=1, keepdim=True)
+    return (newest - numbers + 1).clamp(min=0)
+
+
+def hop(
+    query: Float[Tensor, "batch embedding"],
+    keys: Float[Tensor, "batch sentences embedding"],
+    values: Float[Tensor, "batch sentences embedding"],
+    told: Bool[Tensor, "batch sentences"],
+) -> tuple[Float[Tensor, "batch embedding"], Float[Tensor, "batch sentences"]]:
+    """Read o = Σ_i p_i c_i (equation 2) with p_i = Softmax(uᵀ m_i) (equation 1) over the slots that are told.
+
+    Returns what was read and the weights p. With no slot told both are zero.
+    """
+    strength = torch.ones_like(query[:, :1])
+    weights = content_address(keys, rearrange(query, "b w -> b 1 w"), strength, told, similarity="dot")
+    return read(values, weights).squeeze(1), weights.squeeze(1)

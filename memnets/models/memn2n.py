@@ -1,0 +1,108 @@
+"""End-to-end Memory Network (Sukhbaatar, Szlam, Weston & Fergus 2015, arXiv:1503.08895)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from memnets.contracts import Spec, Story
+from memnets.memory.memory_network import SentenceEmbedding, hop, is_told, normal
+from memnets.models.base import SequenceModel, check_spec
+
+
+class MemN2N(SequenceModel):
+    """Reads a story in `num_hops` hops, each with what the hops before found, and answers with one word.
+
+    Hop k embeds the story twice: as keys m with A^k, and as values c with C^k. How the hops share their matrices
+    (section 2.2), with B embedding the question and W the answer:
+
+    - `adjacent`: A^{k+1} = C^k, B = A^1, Wᵀ = C^K.
+    - `layerwise`: A and C are the same in every hop, B and W are apart, and a linear map H updates the query.
+
+    Args:
+        spec: the task's sizes.
+        embedding_size: width of a slot and of the query.
+        num_hops: K in the paper.
+        weight_tying: as above.
+        position_encoding: weigh a sentence's words by where they stand; else a bag of words.
+        temporal_encoding: add to each slot a learned vector of the sentence's age.
+
+    Raises:
+        ValueError: no hop, or a task that is no story or answers outside its vocabulary.
+    """
+
+    accepts = frozenset({"story"})
+
+    def __init__(
+        self,
+        spec: Spec,
+        embedding_size: int = 20,
+        num_hops: int = 3,
+        weight_tying: Literal["adjacent", "layerwise"] = "adjacent",
+        position_encoding: bool = True,
+        temporal_encoding: bool = True,
+    ) -> None:
+        super().__init__()
+        check_spec(MemN2N, spec)
+        _check(spec, num_hops, weight_tying)
+        self.num_hops = num_hops
+        self.adjacent = weight_tying == "adjacent"
+        max_age = spec.story_size if temporal_encoding else 0
+
+        def embedding(max_age: int) -> SentenceEmbedding:
+            return SentenceEmbedding(spec.input_size, embedding_size, position_encoding, max_age)
+
+        num_embeddings = num_hops + 1 if self.adjacent else 2
+        self.embeddings = nn.ModuleList(embedding(max_age) for _ in range(num_embeddings))
+        self.question = None if self.adjacent else embedding(0)
+        self.update = None if self.adjacent else normal(embedding_size, embedding_size)
+        self.answer = None if self.adjacent else normal(spec.output_size, embedding_size)
+
+    def initial_state(self, batch_size: int) -> tuple[()]:
+        """Nothing: a story is read whole."""
+        return ()
+
+    def forward(self, inputs: Story, state: Any = None) -> tuple[Float[Tensor, "batch output"], tuple[()]]:
+        """Logits W(o^K + u^K), before the softmax of equation 3."""
+        query, _ = self._hops(inputs)
+        return query @ self._answer_table().T, ()
+
+    def attention(self, inputs: Story) -> Float[Tensor, "batch hops sentences"]:
+        """Weights p of each hop over the sentences (equation 1)."""
+        return torch.stack(self._hops(inputs)[1], dim=1)
+
+    def _hops(self, inputs: Story) -> tuple[Tensor, list[Tensor]]:
+        """u^{k+1} = u^k + o^k (equation 4), with H u^k in place of u^k for layer-wise tying."""
+        told = is_told(inputs.story)
+        slots = [embedding.slots(inputs.story) for embedding in self._tables()]
+        query, attention = self._embed_question(inputs.query), []
+        for k in range(self.num_hops):
+            keys, values = (slots[k], slots[k + 1]) if self.adjacent else slots
+            found, weights = hop(query, keys, values, told)
+            query = (query if self.update is None else query @ self.update.T) + found
+            attention.append(weights)
+        return query, attention
+
+    def _embed_question(self, query: Tensor) -> Tensor:
+        return self._tables()[0](query) if self.question is None else self.question(query)
+
+    def _answer_table(self) -> Tensor:
+        return self._tables()[-1].words.table() if self.answer is None else self.answer
+
+    def _tables(self) -> list[SentenceEmbedding]:
+        return cast("list[SentenceEmbedding]", list(self.embeddings))
+
+
+def _check(spec: Spec, num_hops: int, weight_tying: str) -> None:
+    if weight_tying not in ("adjacent", "layerwise"):
+        raise ValueError(f"MemN2N.weight_tying must be adjacent or layerwise, not {weight_tying!r}")
+    if num_hops < 1:
+        raise ValueError(f"MemN2N.num_hops must be at least 1, not {num_hops}")
+    if weight_tying == "adjacent" and spec.output_size != spec.input_size:
+        raise ValueError(
+            f"adjacent weight tying answers with the words it reads, so the task's {spec.output_size} outputs must be "
+            f"its {spec.input_size} words: choose weight_tying=layerwise"
+        )

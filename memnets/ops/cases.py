@@ -1,0 +1,218 @@
+"""Example calls of every op, at sizes where mistakes show: what tests, benchmarks and kernels are run on.
+
+A new op adds a row to `OPS`: its function, and by name the ways to call it. `cases()` crosses them with `SIZES`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from memnets.ops.content_address import content_address
+from memnets.ops.erase_add import erase_add, read
+from memnets.ops.shift_sharpen import circular_shift, interpolate, sharpen, shift_sharpen
+from memnets.ops.topk_address import gather_slots, topk_address
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Length of every axis an op may have; `strided` makes inputs views whose last axis is not contiguous."""
+
+    batch: int = 2
+    heads: int = 3
+    slots: int = 7
+    word: int = 5
+    time: int = 3
+    width: int = 3
+    k: int = 2
+    strided: bool = False
+
+
+SIZES = {
+    "odd": Sizes(),
+    "one_of_all": Sizes(batch=1, heads=1, slots=1, word=1, time=1, width=1, k=1),
+    "one_slot": Sizes(slots=1, k=1),
+    "one_word": Sizes(word=1),
+    "one_row": Sizes(batch=1, slots=13, word=3),
+    "wide_shift": Sizes(slots=3, width=5),
+    "strided": Sizes(strided=True),
+}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Random inputs of given sizes: the same values at any precision and place for the same generator seed."""
+
+    sizes: Sizes
+    generator: torch.Generator
+    dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu"
+
+    def normal(self, *axes: str) -> Tensor:
+        """Normally distributed numbers along the named axes."""
+        return self._place(self._normal(axes))
+
+    def unit(self, *axes: str) -> Tensor:
+        """Numbers between 0 and 1."""
+        return self._place(self._normal(axes).sigmoid())
+
+    def positive(self, *axes: str, above: float = 0.0) -> Tensor:
+        """Numbers greater than `above`."""
+        return self._place(above + self._normal(axes).exp())
+
+    def weights(self, *axes: str) -> Tensor:
+        """Distributions along the last axis."""
+        return self._place(self._normal(axes).softmax(-1))
+
+    def mask(self, *axes: str, share: float = 0.6) -> Tensor:
+        """True with probability `share`."""
+        return self._place(torch.rand(self._shape(axes), generator=self.generator) < share)
+
+    def slots(self, *axes: str) -> Tensor:
+        """Indices of slots."""
+        return self._place(torch.randint(self.sizes.slots, self._shape(axes), generator=self.generator))
+
+    def _shape(self, axes: tuple[str, ...]) -> list[int]:
+        return [getattr(self.sizes, axis) for axis in axes]
+
+    def _normal(self, axes: tuple[str, ...]) -> Tensor:
+        return torch.randn(self._shape(axes), generator=self.generator, dtype=torch.float64)
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype)
+        if not self.sizes.strided:
+            return tensor
+        # Every other element of a tensor twice as wide: the gaps hold what must not be read.
+        gaps = torch.full_like(tensor, math.nan) if tensor.is_floating_point() else ~tensor
+        return torch.stack([tensor, gaps], dim=-1)[..., 0]
+
+
+Arguments = dict[str, Any]
+
+
+class Op(NamedTuple):
+    """An op and, by name, ways to call it."""
+
+    function: Callable[..., Any]
+    calls: Mapping[str, Callable[[Draw], Arguments]]
+
+
+def _content(draw: Draw, **options: Any) -> Arguments:
+    memory, key = draw.normal("batch", "slots", "word"), draw.normal("batch", "heads", "word")
+    return {"memory": memory, "key": key, "strength": draw.positive("batch", "heads"), **options}
+
+
+def _location(draw: Draw) -> Arguments:
+    weights = {name: draw.weights("batch", "heads", "slots") for name in ("content_weights", "previous_weights")}
+    return weights | {
+        "gate": draw.unit("batch", "heads"),
+        "shift": draw.weights("batch", "heads", "width"),
+        "sharpening": draw.positive("batch", "heads", above=1.0),
+    }
+
+
+def _write(draw: Draw) -> Arguments:
+    return {
+        "memory": draw.normal("batch", "slots", "word"),
+        "weights": draw.weights("batch", "heads", "slots"),
+        "erase": draw.unit("batch", "heads", "word"),
+        "add": draw.normal("batch", "heads", "word"),
+    }
+
+
+def _topk(draw: Draw, share: float) -> Arguments:
+    return {
+        "query": draw.normal("batch", "heads", "time", "word"),
+        "keys": draw.normal("batch", "heads", "slots", "word"),
+        "visible": draw.mask("batch", "time", "slots", share=share),
+        "k": draw.sizes.k,
+    }
+
+
+def _only(names: str, arguments: Arguments) -> Arguments:
+    return {name: arguments[name] for name in names.split()}
+
+
+OPS: dict[str, Op] = {
+    "content_address": Op(
+        content_address,
+        {
+            "cosine": _content,
+            "dot": lambda draw: _content(draw, similarity="dot"),
+            "masked": lambda draw: _content(draw, mask=draw.mask("batch", "slots")),
+            "empty_mask": lambda draw: _content(draw, mask=draw.mask("batch", "slots", share=0.0)),
+        },
+    ),
+    "interpolate": Op(interpolate, {"": lambda draw: _only("content_weights previous_weights gate", _location(draw))}),
+    "circular_shift": Op(
+        circular_shift,
+        {"": lambda draw: {"weights": draw.weights("batch", "heads", "slots")} | _only("shift", _location(draw))},
+    ),
+    "sharpen": Op(
+        sharpen,
+        {"": lambda draw: {"weights": draw.weights("batch", "heads", "slots")} | _only("sharpening", _location(draw))},
+    ),
+    "shift_sharpen": Op(
+        shift_sharpen,
+        {
+            "all": _location,
+            "no_gate": lambda draw: _location(draw) | {"previous_weights": None, "gate": None},
+            "no_content": lambda draw: _location(draw) | {"content_weights": None, "gate": None},
+            "no_shift": lambda draw: _location(draw) | {"shift": None},
+            "no_sharpening": lambda draw: _location(draw) | {"sharpening": None},
+        },
+    ),
+    "read": Op(read, {"": lambda draw: _only("memory weights", _write(draw))}),
+    "erase_add": Op(erase_add, {"": _write}),
+    "topk_address": Op(
+        topk_address,
+        {
+            "all_visible": lambda draw: _topk(draw, share=1.0),
+            "some_visible": lambda draw: _topk(draw, share=0.4),
+            "none_visible": lambda draw: _topk(draw, share=0.0),
+        },
+    ),
+    "gather_slots": Op(
+        gather_slots,
+        {
+            "": lambda draw: {
+                "values": draw.normal("batch", "heads", "slots", "word"),
+                "indices": draw.slots("batch", "heads", "time", "k"),
+            }
+        },
+    ),
+}
+
+
+class Case(NamedTuple):
+    """One call of an op at one set of sizes."""
+
+    op: str
+    call: str
+    sizes: Sizes
+    name: str
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The op."""
+        return OPS[self.op].function
+
+    def arguments(
+        self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 0
+    ) -> Arguments:
+        """Inputs by name: `case.function(**case.arguments())` runs the case."""
+        generator = torch.Generator().manual_seed(seed)
+        return OPS[self.op].calls[self.call](Draw(self.sizes, generator, dtype, device))
+
+
+def cases(op: str | None = None, sizes: Mapping[str, Sizes] = SIZES) -> Iterator[Case]:
+    """Yield every way to call `op` (None: every op) at every one of `sizes`."""
+    for name in OPS if op is None else [op]:
+        for call in OPS[name].calls:
+            for label, size in sizes.items():
+                yield Case(name, call, size, "-".join(filter(None, (name, call, label))))

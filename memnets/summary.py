@@ -1,0 +1,49 @@
+"""What a person reads when a run ends: five lines, the pictures, and what to type next."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from memnets.training import checkpoint
+
+
+def summary(folder: Path, overrides: Sequence[str], pictures: Sequence[Path]) -> str:
+    """Return five lines on a finished run, its pictures, and the commands to go on with."""
+    status = json.loads((folder / "status.json").read_text())
+    newest = checkpoint.latest(folder / "checkpoints")
+    lines = [
+        f"trained   {_outcome(status)}",
+        f"tested    {_tests(folder)}",
+        f"speed     {status['sequences'] / max(status['seconds'], 1e-9):,.0f} sequences per second, "
+        f"{status['seconds']:.0f} s in all",
+        f"model     {status['parameters']:,} parameters, saved in {newest}",
+        f"pictures  {'  '.join(map(str, pictures)) or 'none'}",
+    ]
+    train = shlex.join(["python", "scripts/train.py", *overrides])
+    further = f"trainer.max_steps={2 * status['step']} trainer.stop_when_solved=false runtime.resume={newest}"
+    commands = [
+        f"resume    {train} {further}",
+        f"evaluate  python scripts/evaluate.py checkpoint={folder}",
+        f"report    python scripts/report.py {folder}",
+    ]
+    return "\n".join([*lines, "", *commands])
+
+
+def _outcome(status: dict[str, Any]) -> str:
+    steps = f"{status['step']:,} steps, {status['sequences']:,} sequences"
+    if status["solved_at_step"] is not None:
+        return f"solved after {status['solved_at_sequences']:,} sequences; stopped after {steps} ({status['outcome']})"
+    return f"{steps} ({status['outcome']}); the task's own criterion was not met, or it has none"
+
+
+def _tests(folder: Path) -> str:
+    """First metric of every test set, from the last rows of the metrics file."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    tests = {row["split"]: row for row in rows if row["split"] not in ("train", "validation")}
+    metric = next((key for row in tests.values() for key in list(row)[4:]), "loss")
+    values = [f"{name} {row[metric]:.4g}" for name, row in tests.items() if row.get(metric) is not None]
+    return f"{metric}: {', '.join(values)}"

@@ -1,0 +1,51 @@
+"""Evaluate a checkpoint on its task: `python scripts/evaluate.py checkpoint=runs/NAME lengths=20,40,80`.
+
+  checkpoint=PATH   a run folder (its newest checkpoint) or one checkpoint folder
+  split=test        train, validation or test
+  lengths=20,40     evaluate at these exact lengths instead
+  key=value         change the configuration, for example task.eval_sequences=2000
+
+Prints a table, appends the numbers to the run folder's evaluations.jsonl and redraws its pictures.
+"""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from memnets.check import ConfigError
+from memnets.evaluate import Evaluation, evaluate_checkpoint
+from memnets.tasks.base import DataError
+from memnets.training.checkpoint import CheckpointError
+
+
+def main(arguments: list[str]) -> int:
+    given = dict(word.partition("=")[::2] for word in arguments)
+    if not arguments or {"-h", "--help"} & set(arguments) or "checkpoint" not in given:
+        print(__doc__)
+        return 0 if {"-h", "--help"} & set(arguments) else 2
+    own = ("checkpoint=", "split=", "lengths=")
+    try:
+        wanted = Evaluation(
+            Path(given["checkpoint"]),
+            given.get("split", "test"),
+            [int(length) for length in given.get("lengths", "").split(",") if length],
+            [word for word in arguments if not word.startswith(own)],
+        )
+        show(evaluate_checkpoint(wanted))
+    except (ConfigError, CheckpointError, DataError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def show(results: dict[str, dict[str, float]]) -> None:
+    table = Table("set", *next(iter(results.values())))
+    for name, metrics in results.items():
+        table.add_row(name, *(f"{value:.4g}" for value in metrics.values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,42 @@
+"""What every test runs under: shapes checked, one thread, the same seeds, and a clean global state afterwards."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Before anything of memnets is imported: every annotated function then checks its arguments and what it returns.
+install_import_hook("memnets", "beartype.beartype")
+
+# For processes that tests start; this one's threads are set before each test.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+settings.register_profile("memnets", deadline=None, derandomize=True, max_examples=20)
+settings.load_profile("memnets")
+
+
+@pytest.fixture(autouse=True)
+def same_start() -> None:
+    """Same seeds and one thread, whatever the test before did."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def global_state_stays() -> Iterator[None]:
+    """Fail a test that leaves torch's default dtype or grad mode changed: the tests after it would run under them."""
+    before = torch.get_default_dtype(), torch.is_grad_enabled()
+    yield
+    after = torch.get_default_dtype(), torch.is_grad_enabled()
+    torch.set_default_dtype(before[0])
+    torch.set_grad_enabled(before[1])
+    assert after == before, f"the test left torch's (default dtype, grad mode) at {after}; before it they were {before}"

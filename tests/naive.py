@@ -1,0 +1,95 @@
+"""Every op again, as loops over single numbers written from the papers' equations: a second statement of the truth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def softmax(scores):
+    exponentials = [math.exp(score - max(scores)) for score in scores]
+    return [value / sum(exponentials) for value in exponentials]
+
+
+def similarity_of(kind, u, v):
+    dot = sum(a * b for a, b in zip(u, v, strict=True))
+    if kind == "dot":
+        return dot
+    return dot / math.sqrt((sum(a * a for a in u) + 1e-8) * (sum(b * b for b in v) + 1e-8))
+
+
+def content_address(memory, key, strength, mask=None, similarity="cosine"):
+    weights = np.zeros((*key.shape[:2], memory.shape[1]))
+    for b, h in np.ndindex(key.shape[:2]):
+        slots = [n for n in range(memory.shape[1]) if mask is None or mask[b, n]]
+        if slots:
+            scores = [strength[b, h] * similarity_of(similarity, key[b, h], memory[b, n]) for n in slots]
+            weights[b, h, slots] = softmax(scores)
+    return weights
+
+
+def interpolate(content_weights, previous_weights, gate):
+    weights = np.zeros_like(content_weights)
+    for b, h, n in np.ndindex(weights.shape):
+        weights[b, h, n] = gate[b, h] * content_weights[b, h, n] + (1 - gate[b, h]) * previous_weights[b, h, n]
+    return weights
+
+
+def circular_shift(weights, shift):
+    moved = np.zeros_like(weights)
+    num_slots, width = weights.shape[-1], shift.shape[-1]
+    for b, h, n in np.ndindex(weights.shape):
+        for j in range(width):
+            moved[b, h, (n + j - width // 2) % num_slots] += weights[b, h, n] * shift[b, h, j]
+    return moved
+
+
+def sharpen(weights, sharpening):
+    sharp = np.zeros_like(weights)
+    for b, h in np.ndindex(weights.shape[:2]):
+        powers = [(w + 1e-16) ** sharpening[b, h] for w in weights[b, h]]
+        sharp[b, h] = [power / sum(powers) for power in powers]
+    return sharp
+
+
+def shift_sharpen(content_weights, previous_weights, gate=None, shift=None, sharpening=None):
+    weights = previous_weights if content_weights is None else content_weights
+    if gate is not None:
+        weights = interpolate(content_weights, previous_weights, gate)
+    if shift is not None:
+        weights = circular_shift(weights, shift)
+    return weights if sharpening is None else sharpen(weights, sharpening)
+
+
+def read(memory, weights):
+    vectors = np.zeros((*weights.shape[:2], memory.shape[2]))
+    for b, h, n in np.ndindex(weights.shape):
+        vectors[b, h] += weights[b, h, n] * memory[b, n]
+    return vectors
+
+
+def erase_add(memory, weights, erase, add):
+    written = memory.copy()
+    for b, h, n in np.ndindex(weights.shape):
+        written[b, n] *= 1 - weights[b, h, n] * erase[b, h]
+    for b, h, n in np.ndindex(weights.shape):
+        written[b, n] += weights[b, h, n] * add[b, h]
+    return written
+
+
+def topk_address(query, keys, visible, k):
+    scores = np.full((*query.shape[:3], k), -np.inf)
+    indices = np.full(scores.shape, -1)
+    for b, h, t in np.ndindex(query.shape[:3]):
+        ranked = sorted((-(query[b, h, t] @ keys[b, h, n]), n) for n in range(keys.shape[2]) if visible[b, t, n])
+        for place, (negative, slot) in enumerate(ranked[:k]):
+            scores[b, h, t, place], indices[b, h, t, place] = -negative, slot
+    return scores, indices
+
+
+def gather_slots(values, indices):
+    rows = np.zeros((*indices.shape, values.shape[-1]))
+    for b, h, t, j in np.ndindex(indices.shape):
+        rows[b, h, t, j] = values[b, h, indices[b, h, t, j]]
+    return rows

@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_folders import ERRORS, one_group, write_run
+
+from memnets.analysis.arguments import UsageError, read_arguments
+from memnets.analysis.groups import differences, group_runs
+from memnets.analysis.runs import RunError, final, find_runs, read_run
+from memnets.analysis.tables import better, plain, spread, statistic, statistics
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class TestReading:
+    def test_a_finished_run(self, tmp_path):
+        run = read_run(write_run(tmp_path, seed=2))
+        assert (run.name, run.seed, run.done, run.cut_lines) == ("ntm_copy", 2, True, 0)
+        assert len(run.rows("train")) == 4
+        assert final(run) == {
+            "validation/loss": 3.0**-4,
+            "validation/bit_errors": 2.35,
+            "test/bit_errors": 2.25,
+            "length_40/bit_errors": 2.25,
+        }
+
+    def test_final_takes_the_last_row_and_null_is_nan(self, tmp_path):
+        folder = write_run(tmp_path)
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": 500, "sequences": 8000, "split": "test", "bit_errors": None}) + "\n")
+        assert np.isnan(final(read_run(folder))["test/bit_errors"])
+
+    @pytest.mark.parametrize("ending", ['{"step": 500, "sequ', '{"step": 500}', "[", "{}"])
+    def test_a_last_line_cut_by_a_kill_is_left_out_and_counted(self, tmp_path, ending):
+        folder = write_run(tmp_path)
+        complete = read_run(folder)
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write(ending)
+        run = read_run(folder)
+        assert run.cut_lines == 1
+        assert run.metrics == complete.metrics
+
+    def test_a_corrupt_line_before_the_last_is_named(self, tmp_path):
+        folder = write_run(tmp_path)
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        lines[2] = lines[2][:20]
+        (folder / "metrics.jsonl").write_text("\n".join(lines))
+        with pytest.raises(RunError, match=r"metrics\.jsonl:3 is corrupt"):
+            read_run(folder)
+
+    @pytest.mark.parametrize("file", ["config.yaml", "status.json", "environment.json"])
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [(None, "is missing"), (b"{", "can't be read"), (b"\xff\xfe", "can't be read"), (b"[1]", "must hold keys")],
+    )
+    def test_a_bad_file_is_named(self, tmp_path, file, content, message):
+        folder = write_run(tmp_path)
+        (folder / file).unlink() if content is None else (folder / file).write_bytes(content)
+        runs, problems = find_runs([folder])
+        assert runs == []
+        assert str(problems[0]).startswith(f"{folder}: {file} {message}")
+
+    def test_what_is_no_run_is_reported_beside_what_is(self, tmp_path):
+        good, failed = write_run(tmp_path), write_run(tmp_path, seed=1, status="failed")
+        (failed / "metrics.jsonl").unlink()
+        (tmp_path / "ntm_copy-junk").mkdir()
+        (tmp_path / "ntm_copy-note").write_text("not a folder")
+        runs, problems = find_runs([tmp_path / "ntm_copy-*", tmp_path / "nowhere"])
+        assert [run.path for run in runs] == [good, failed]
+        assert runs[1].metrics == ()
+        told = {problem.path.name: problem.message for problem in problems}
+        assert told.keys() == {"ntm_copy-junk", "ntm_copy-note", "nowhere"}
+        assert "not a run folder" in told["ntm_copy-junk"]
+        assert "not a folder" in told["ntm_copy-note"]
+        assert "no such folder" in told["nowhere"]
+
+    def test_a_folder_of_runs_stands_for_them_and_each_counts_once(self, tmp_path):
+        folders = [write_run(tmp_path / "runs", seed=seed) for seed in range(3)]
+        (tmp_path / "runs" / "report").mkdir()
+        (tmp_path / "runs" / "report" / "report.html").touch()
+        runs, problems = find_runs([tmp_path / "runs", folders[0], tmp_path / "runs" / "*"])
+        assert [run.path for run in runs] == folders
+        assert problems == []
+
+    def test_a_run_that_was_made_anew_counts_once(self, tmp_path):
+        old = write_run(tmp_path, code="0123456789.old-20250101T000000", ended="2025-01-01T00:00:00+00:00")
+        new = write_run(tmp_path, code="0123456789", ended="2025-01-03T00:00:00+00:00")
+        cut = write_run(tmp_path, code="9876543210", status="interrupted", ended="2025-01-04T00:00:00+00:00")
+        runs, problems = find_runs([old, new, cut])
+        assert [run.path for run in runs] == [new]
+        assert {problem.path for problem in problems} == {old, cut}
+
+
+class TestGrouping:
+    def test_by_configuration_but_for_seed_logger_and_runtime(self, tmp_path):
+        folders = [write_run(tmp_path / str(seed), seed=seed, logger={"wandb": seed == 1}) for seed in (2, 0, 1)]
+        folders.append(write_run(tmp_path, name="lstm_copy"))
+        lstm, ntm = group_runs([read_run(folder) for folder in folders])
+        assert (lstm.label, ntm.label) == ("lstm_copy", "ntm_copy")
+        assert [run.seed for run in ntm.runs] == [0, 1, 2]
+
+    @pytest.mark.parametrize(
+        ("name", "words", "label"),
+        [
+            (
+                "x",
+                "experiment=x task.length=5,9 +model.width=1 seed=0,1 runtime.jobs=2",
+                "x task.length=9 model.width=1",
+            ),
+            ("x", "experiment=x model=lstm optim=adam,sgd", "x model=lstm"),
+            ("ntm-repeatcopy", "model=ntm task=repeat_copy", "ntm-repeatcopy"),
+            ("x", "experiment=x 'task.words=[a, b", "x 'task.words=[a,"),
+        ],
+    )
+    def test_a_label_holds_the_overrides_that_tell_experiments_apart(self, tmp_path, name, words, label):
+        task = {"_target_": "memnets.tasks.copy.Copy", "length": 9}
+        folder = write_run(tmp_path, name=name, command=f"python scripts/train.py -m {words}", task=task)
+        assert one_group(folder).label == label
+
+    def test_overrides_that_the_run_recorded_itself_come_first(self, tmp_path):
+        folder = write_run(
+            tmp_path, overrides=["experiment=x", "optim=sgd", "seed=1"], command="train.py -m optim=adam,sgd"
+        )
+        assert one_group(folder).label == "ntm_copy optim=sgd"
+
+    def test_groups_of_one_label_get_their_differences(self, tmp_path):
+        models = [
+            {"_target_": "a.NTM", "memory_size": 8},
+            {"_target_": "a.NTM", "memory_size": 16},
+            {"_target_": "a.LSTM"},
+        ]
+        same = {"command": "python scripts/train.py -m sweep=sizes"}
+        for numbers in ((0, 1), (0, 2)):
+            folders = [write_run(tmp_path / str(numbers) / str(n), model=models[n], **same) for n in numbers]
+            groups = group_runs([read_run(folder) for folder in folders])
+            labels = {0: {"model.memory_size=8", "model.memory_size=16"}, 1: {"model=NTM", "model=LSTM"}}[
+                numbers == (0, 2)
+            ]
+            assert {group.label for group in groups} == {f"ntm_copy {told}" for told in labels}
+        assert list(differences(groups)) == ["model._target_", "model.memory_size"]
+
+    def test_one_command_for_all_seeds_and_nothing_of_this_machine(self, tmp_path):
+        place = "runtime.runs_dir=/some/where logger.wandb=true runtime.device=cpu"
+        folders = [
+            write_run(tmp_path, seed=seed, command=f"python scripts/train.py experiment=x seed={seed} {place}")
+            for seed in (0, 1)
+        ]
+        assert one_group(*folders).command == "python scripts/train.py -m experiment=x runtime.device=cpu seed=0,1"
+        assert "/some/where" not in one_group(folders[0]).command
+
+
+class TestStatistics:
+    def test_against_numpy(self, tmp_path):
+        group = one_group(*(write_run(tmp_path, seed=seed) for seed in ERRORS))
+        results = {result.metric: result for result in statistics(group)}
+        values = list(ERRORS.values())
+        found = results["test/bit_errors"]
+        assert (found.seeds, found.best) == (3, 0.0)
+        np.testing.assert_allclose(
+            [found.mean, found.std, found.median], [np.mean(values), np.std(values, ddof=1), 0.5]
+        )
+        assert results["seconds"].mean == 11.0
+        assert "validation/loss" not in results
+
+    def test_one_seed_has_no_std(self):
+        result = statistic("test/accuracy", [0.25])
+        assert (result.mean, result.std, result.median, result.best) == (0.25, None, 0.25, 0.25)
+
+    def test_solved_shows_the_share_and_sequences_only_those_that_did(self, tmp_path):
+        solved = {0: 3200, 1: None, 2: 4800}
+        folders = [write_run(tmp_path, seed=seed, solved_at_sequences=at) for seed, at in solved.items()]
+        results = {result.metric: result for result in statistics(one_group(*folders))}
+        assert (results["solved"].mean, results["solved"].seeds) == (pytest.approx(2 / 3), 3)
+        assert (results["sequences_to_solve"].mean, results["sequences_to_solve"].seeds) == (4000, 2)
+
+    def test_unfinished_runs_do_not_count(self, tmp_path):
+        folders = [write_run(tmp_path, seed=0), write_run(tmp_path, seed=2, status="interrupted")]
+        assert {result.seeds for result in statistics(one_group(*folders))} == {1}
+
+    def test_nan_is_not_hidden_and_never_best(self):
+        result = statistic("test/loss", [np.nan, 2.0, 1.0])
+        assert np.isnan([result.mean, result.median]).all()
+        assert result.best == 1.0
+        assert statistic("test/loss", [np.nan]).best is None
+
+    def test_patterns_choose(self, tmp_path):
+        group = one_group(write_run(tmp_path))
+        names = [result.metric for result in statistics(group, ["validation/*", "solved"])]
+        assert names == ["validation/loss", "validation/bit_errors", "solved"]
+
+    @pytest.mark.parametrize(
+        ("metric", "direction"),
+        [
+            ("test/bit_errors", "less"),
+            ("test/loss", "less"),
+            ("sequences_to_solve", "less"),
+            ("test/remote_accuracy", "more"),
+            ("solved", "more"),
+            ("test/usage", None),
+            ("errors/usage", None),
+        ],
+    )
+    def test_which_way_is_better(self, metric, direction):
+        assert better(metric) == direction
+        assert statistic(metric, [1.0, 2.0]).best == {"less": 1.0, "more": 2.0, None: None}[direction]
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "text"),
+    [
+        (0.00423, 0.00131, "0.0042 ± 0.0013"),
+        (48211.0, 9123.0, "48,200 ± 9,100"),
+        (12.34, None, "12.34"),
+        (0.0, 0.0, "0 ± 0"),
+        (-0.001, 0.5, "0.00 ± 0.50"),
+        (3e-9, 1e-9, "3e-09 ± 1e-09"),
+        (float("nan"), 1.0, "nan ± 1"),
+    ],
+)
+def test_mean_and_std_are_written_to_the_same_digit(mean, std, text):
+    assert spread(mean, std) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.03125, "0.03125"), (48210.4, "48,210"), (1.2e-7, "1.2e-07"), (3.0, "3"), (0.1 + 0.2, "0.3")]
+)
+def test_plain_numbers(value, text):
+    assert plain(value) == text
+
+
+def script(name: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / name), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
+
+
+class TestScript:
+    def test_report(self, tmp_path):
+        for seed in ERRORS:
+            write_run(tmp_path / "runs", seed=seed)
+        done = script("report.py", *(tmp_path / "runs").iterdir(), f"out={tmp_path / 'out'}")
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"^ntm_copy +test/bit_errors +3 +0\.9 ± 1\.2 +0\.5 +0$", done.stdout, re.MULTILINE)
+        assert "\x1b" not in done.stdout
+        assert (tmp_path / "out" / "report.html").exists()
+
+    @pytest.mark.parametrize(
+        ("words", "code", "told"),
+        [
+            (["--help"], 0, "usage: python scripts/report.py PATH"),
+            ([], 2, "give at least one run folder"),
+            (["runs", "oot=x"], 2, "did you mean out?"),
+            (["runs", "--chekc"], 2, "--chekc is not known"),
+            (["/nowhere/at-all"], 1, "no such folder"),
+        ],
+    )
+    def test_exit_codes_of_report(self, words, code, told):
+        done = script("report.py", *words)
+        assert done.returncode == code
+        assert told in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+    def test_importing_analysis_loads_neither_torch_nor_matplotlib(self):
+        modules = ("report", "records", "markdown", "runs", "page", "heatmaps")
+        imports = "; ".join(f"import memnets.analysis.{name}" for name in modules)
+        code = (
+            f"import sys; {imports}; sys.exit(str([m for m in ('torch', 'hydra', 'matplotlib') if m in sys.modules]))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.stderr.strip() == "[]"
+
+
+class TestArguments:
+    def test_paths_and_values(self):
+        paths, values = read_arguments(["a/b", "out=c=d", "x/y=z", "--check"], {"out": "o", "table": ""}, ["--check"])
+        assert paths == ["a/b", "x/y=z"]
+        assert values == {"out": "c=d", "table": "", "--check": "yes"}
+
+    @pytest.mark.parametrize("word", ["oot=1", "out=", "--chek", "-v"])
+    def test_what_is_not_known_is_refused(self, word):
+        with pytest.raises(UsageError):
+            read_arguments([word], {"out": ""}, ["--check"])

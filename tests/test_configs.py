@@ -1,0 +1,190 @@
+"""Every configuration file composes, is checked, builds and takes two steps; every mutant of one is refused."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from babi_example import write_babi
+from hydra.utils import get_class, instantiate
+from tiny import ROOT, TINY, tiny_config
+
+from memnets.check import ConfigError
+from memnets.config import (
+    build,
+    check,
+    choices,
+    compose,
+    grid_points,
+    identity,
+    load,
+    run_folder,
+    with_defaults,
+    without_sweeps,
+)
+from memnets.launch import plan
+from memnets.models.base import SequenceModel
+
+CONFIGS = ROOT / "configs"
+MODELS, TASKS, EXPERIMENTS, SWEEPS = (choices(group) for group in ("model", "task", "experiment", "sweep"))
+
+
+@pytest.fixture
+def babi_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """All twenty bAbI tasks, tiny."""
+    monkeypatch.delenv("MEMNETS_DATA", raising=False)
+    for number in range(1, 21):
+        write_babi(tmp_path, number)
+    return tmp_path
+
+
+def two_steps(config: dict[str, Any]) -> None:
+    """Build and take two optimizer steps, as the trainer does; every weight that gets a gradient is finite after."""
+    experiment = build(config)
+    optimizer = experiment.make_optimizer(experiment.model.parameters())
+    for index in range(2):
+        batch = experiment.task.batch("train", index, 2, experiment.seed)
+        outputs, _ = experiment.model(batch.inputs)
+        optimizer.zero_grad()
+        (experiment.task.loss(outputs, batch) / batch.mask.sum()).backward()
+        optimizer.step()
+    assert all(weight.isfinite().all() for weight in experiment.model.parameters())
+
+
+class TestEveryFile:
+    @pytest.mark.parametrize(("model", "task"), list(itertools.product(MODELS, TASKS)))
+    def test_every_model_runs_every_task_it_reads_and_refuses_others(
+        self, model: str, task: str, babi_root: Path
+    ) -> None:
+        views = [f"model={model}", f"task={task}"]
+        accepts = _class(compose(views).config["model"]["_target_"]).accepts
+        if task == "babi":
+            view = "story" if "story" in accepts else "tokens"
+            views += [f"task.view={view}", f"task.data_root={babi_root}", "task.verify_checksum=false"]
+        config = compose(views).config
+        check(config)
+        if instantiate(config["task"], _convert_="all").spec.kind in accepts:
+            two_steps(config)
+        else:
+            with pytest.raises(ConfigError, match="model: .* reads "):
+                build(config)
+
+    @pytest.mark.parametrize("experiment", EXPERIMENTS)
+    def test_every_experiment_takes_two_steps(self, experiment: str, babi_root: Path) -> None:
+        config = compose([f"experiment={experiment}"]).config
+        if "data_root" in with_defaults(config)["task"]:
+            config["task"] |= {"data_root": str(babi_root), "verify_checksum": False}
+        check(config)
+        assert config["name"] == experiment, "an experiment's name is its file's"
+        two_steps(config)
+
+    @pytest.mark.parametrize("sweep", SWEEPS)
+    def test_every_point_of_every_sweep_is_checked(self, sweep: str) -> None:
+        overrides = [f"sweep={sweep}"]
+        assert len(plan(grid_points(compose(overrides), overrides))) > 1
+
+    @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
+    def test_files_say_only_what_differs_from_the_default(self, path: Path) -> None:
+        node = yaml.safe_load(path.read_text())
+        if path.parent.name not in ("model", "task"):
+            return
+        assert "_target_" in node
+        bare = {"_target_": node["_target_"]}
+        kept = [k for k, v in with_defaults({"node": bare})["node"].items() if k in node and node[k] == v]
+        assert kept == ["_target_"], f"{path.name} repeats defaults: {kept[1:]}"
+
+
+def _class(dotted: str) -> type[SequenceModel]:
+    return get_class(dotted)  # type: ignore[return-value]
+
+
+def paths(node: dict[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every key of a configuration, as a path."""
+    for key, value in node.items():
+        yield (*prefix, key)
+        if isinstance(value, dict):
+            yield from paths(value, (*prefix, key))
+
+
+def mutants(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The configuration with one key misspelt, retyped, added or, where it is required, dropped."""
+    for path in paths(config):
+        mutant = copy.deepcopy(config)
+        parent = mutant
+        for key in path[:-1]:
+            parent = parent[key]
+        last, where = path[-1], ".".join(path)
+        if path not in (("name",),):
+            yield f"misspelt {where}", _with(config, path, lambda p, k=last: p.__setitem__(k + "x", p.pop(k)))
+        if last in ("_target_", "seed") or path in (("model",), ("task",), ("optim",)):
+            yield f"dropped {where}", _with(config, path, lambda p, k=last: p.pop(k))
+        wrong: Any = {"no": "such"} if not isinstance(parent[last], dict) else 12345.678
+        yield f"retyped {where}", _with(config, path, lambda p, k=last, w=wrong: p.__setitem__(k, w))
+        if isinstance(parent[last], dict):
+            yield f"surplus below {where}", _with(config, path, lambda p, k=last: p[k].__setitem__("surplus", 1))
+
+
+def _with(config: dict[str, Any], path: tuple[str, ...], change: Any) -> dict[str, Any]:
+    mutant = copy.deepcopy(config)
+    parent = mutant
+    for key in path[:-1]:
+        parent = parent[key]
+    change(parent)
+    return mutant
+
+
+class TestMutants:
+    """`optional` keys may be misspelt into a default only if the misspelling itself is refused: it always must be."""
+
+    SOURCES = (
+        [("train", [])]
+        + [(f"{group}={name}", [f"{group}={name}"]) for group in ("model", "task", "optim") for name in choices(group)]
+        + [(f"experiment={name}", [f"experiment={name}"]) for name in EXPERIMENTS]
+    )
+
+    @pytest.mark.parametrize("overrides", [s[1] for s in SOURCES], ids=[s[0] for s in SOURCES])
+    def test_every_mutant_of_every_file_is_refused(self, overrides: list[str]) -> None:
+        config = compose(overrides).config
+        check(config)
+        count = 0
+        for name, mutant in mutants(config):
+            count += 1
+            try:
+                check(mutant)
+            except ConfigError:
+                continue
+            pytest.fail(f"{name} was accepted")
+        assert count > 20
+
+
+class TestIdentity:
+    def test_naming_a_default_is_the_same_run(self) -> None:
+        assert run_folder(tiny_config("model.embedding_size=64")) == run_folder(tiny_config())
+
+    @pytest.mark.parametrize("override", ["runtime.threads=2", "runtime.jobs=2", "logger.wandb=true"])
+    def test_housekeeping_is_the_same_run(self, override: str) -> None:
+        assert identity(tiny_config(override)) == identity(tiny_config())
+
+    @pytest.mark.parametrize("override", ["seed=1", "optim.lr=0.5", "task.num_bits=3", "runtime.deterministic=true"])
+    def test_what_changes_a_result_is_another_run(self, override: str) -> None:
+        assert identity(tiny_config(override)) != identity(tiny_config())
+
+    def test_a_resolved_configuration_is_read_back_as_itself(self, tmp_path: Path) -> None:
+        config = tiny_config()
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        assert load(tmp_path / "config.yaml") == config
+        assert load(tmp_path / "config.yaml", ["task.max_length=9"])["task"]["max_length"] == 9
+        with pytest.raises(ConfigError, match=r"did you mean task\.max_length"):
+            load(tmp_path / "config.yaml", ["task.max_lengt=9"])
+
+    def test_a_sweep_is_the_product_of_its_axes(self) -> None:
+        overrides = [*TINY, "seed=0,1", "optim.lr=0.1,0.2,0.3"]
+        points = grid_points(compose(without_sweeps(overrides)), overrides)
+        assert len(points) == 6
+        assert len({tuple(point) for point in points}) == 6
+        assert len(plan(points)) == 6

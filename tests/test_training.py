@@ -1,0 +1,342 @@
+"""The trainer: same seed, same bits; resumed, same bits; faults named; every setting does what it says."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import ALONE, tiny_config, tiny_trainer
+
+from memnets.config import build
+from memnets.tasks.base import Criterion
+from memnets.training import checkpoint
+from memnets.training.checkpoint import CheckpointError
+from memnets.training.distributed import choose_device
+from memnets.training.ema import MovingAverage
+from memnets.training.evaluation import evaluate
+from memnets.training.logger import Service
+from memnets.training.schedule import Constant, Cosine, Halving, Warmup
+from memnets.training.settings import EarlyStopping
+from memnets.training.trainer import NonFiniteError, Trainer, step_seed
+
+STREAM = (
+    "model=memory_transformer",
+    "task=segmented_recall",
+    "~model.hidden_size",
+    "~task.max_length",
+    "~task.eval_sequences",
+    "~task.test_lengths",
+    "model.num_layers=1",
+    "model.d_model=8",
+    "task.stream=true",
+    "trainer.carry_state=true",
+    "trainer.eval_batch_size=8",
+    "task.eval_sequences=8",
+)
+RESUMED = {
+    "plain": (),
+    "rmsprop": ("optim=rmsprop",),
+    "momentum": ("optim=sgd", "optim.momentum=0.9"),
+    "sgd": ("optim=sgd",),
+    "average": ("trainer.ema_decay=0.9",),
+    "accumulate": ("trainer.accumulate=2", "trainer.clip_norm=0.1", "trainer.clip_value=0.01"),
+    "bfloat16": ("trainer.precision=bfloat16",),
+    "truncated": ("trainer.bptt_length=2",),
+    "schedule": ("trainer.schedule={_target_: memnets.training.schedule.Cosine, total_steps: 6}",),
+    "early_stopping": (
+        "trainer.early_stopping={_target_: memnets.training.settings.EarlyStopping, patience: 4}",
+        "trainer.eval_every=1",
+    ),
+    "random memory": (
+        "model=ntm",
+        "~model.hidden_size",
+        "~model.num_layers",
+        "model.memory_size=5",
+        "model.initial_memory._target_=memnets.memory.initial_memory.RandomMemory",
+    ),
+    "carried state": STREAM,
+    "carried state, detached": (*STREAM, "trainer.bptt_length=5"),
+}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Everything a run leaves that must be equal bit for bit; not clocks, nor what depends on them."""
+    newest = checkpoint.latest(folder / "checkpoints")
+    assert newest is not None
+    state = json.loads((newest / "state.json").read_text())
+    state["progress"].pop("seconds")
+    tensors = {path.name: path.read_bytes() for path in newest.glob("*.safetensors")}
+    return {"metrics": (folder / "metrics.jsonl").read_bytes(), "state": json.dumps(state).encode(), **tensors}
+
+
+def finished(folder: Path, *overrides: str) -> Trainer:
+    """A trainer that has run to its end."""
+    trainer = tiny_trainer(folder, *overrides)
+    trainer.fit()
+    return trainer
+
+
+def interrupted(folder: Path, step: int, *overrides: str) -> Trainer:
+    """A trainer that was asked to stop during a step and has saved."""
+    trainer = tiny_trainer(folder, *overrides)
+    straight = trainer.train_step
+
+    def with_signal() -> bool:
+        if trainer.progress.step == step - 1:
+            trainer.interrupt()
+        return straight()
+
+    trainer.train_step = with_signal  # type: ignore[method-assign]
+    assert trainer.fit() == "interrupted"
+    return trainer
+
+
+def poisoned(trainer: Trainer, step: int) -> Trainer:
+    """A trainer whose optimizer writes a NaN in the given step (counted from 0)."""
+    straight = trainer.optimizer.step
+
+    def breaking() -> None:
+        straight()
+        if trainer.progress.step == step:
+            next(trainer.model.parameters()).data[0] = float("nan")
+
+    trainer.optimizer.step = breaking  # type: ignore[method-assign]
+    return trainer
+
+
+class TestReproducibility:
+    def test_same_seed_is_the_same_run_bit_for_bit(self, tmp_path: Path) -> None:
+        finished(tmp_path / "one")
+        finished(tmp_path / "two")
+        assert files(tmp_path / "one") == files(tmp_path / "two")
+
+    def test_another_seed_is_another_run(self, tmp_path: Path) -> None:
+        finished(tmp_path / "one")
+        finished(tmp_path / "two", "seed=1")
+        assert files(tmp_path / "one")["model.safetensors"] != files(tmp_path / "two")["model.safetensors"]
+
+    @pytest.mark.parametrize("overrides", RESUMED.values(), ids=RESUMED.keys())
+    def test_resumed_equals_straight_bit_for_bit(self, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+        finished(tmp_path / "straight", *overrides)
+        interrupted(tmp_path / "cut", 3, *overrides)
+        resumed = tiny_trainer(tmp_path / "cut", *overrides)
+        newest = checkpoint.latest(tmp_path / "cut" / "checkpoints")
+        assert newest is not None
+        resumed.load(newest)
+        assert resumed.progress.step == 3
+        resumed.fit()
+        straight = files(tmp_path / "straight")
+        assert files(tmp_path / "cut") == straight
+        assert ("carried.rank0.safetensors" in straight) == ("trainer.carry_state=true" in overrides)
+
+    def test_rows_after_the_checkpoint_are_dropped_on_resume(self, tmp_path: Path) -> None:
+        finished(tmp_path / "straight", "trainer.save_every=3")
+        cut = tiny_trainer(tmp_path / "cut", "trainer.save_every=3")
+        for _ in range(5):  # killed at step 5, two steps after its only checkpoint
+            cut.train_step()
+            cut._after_step((0.0, 0))
+        resumed = tiny_trainer(tmp_path / "cut", "trainer.save_every=3")
+        resumed.load(tmp_path / "cut" / "checkpoints" / "step_00000003")
+        resumed.fit()
+        assert files(tmp_path / "cut") == files(tmp_path / "straight")
+
+    def test_carried_state_changes_what_is_learned(self, tmp_path: Path) -> None:
+        finished(tmp_path / "carried", *STREAM)
+        finished(tmp_path / "dropped", *STREAM, "trainer.carry_state=false")
+        assert files(tmp_path / "carried")["metrics"] != files(tmp_path / "dropped")["metrics"]
+
+    def test_step_seeds_differ_by_seed_step_and_rank(self) -> None:
+        seeds = {step_seed(seed, step, rank) for seed in range(3) for step in range(3) for rank in range(3)}
+        assert len(seeds) == 27
+
+
+class TestSettings:
+    def test_accumulating_equals_a_larger_batch_of_the_same_sequences(self, tmp_path: Path) -> None:
+        trainer = tiny_trainer(tmp_path, "trainer.accumulate=3", "task.min_length=3")
+        before = [weight.detach().clone() for weight in trainer.model.parameters()]
+        trainer.train_step()
+        accumulated = [weight.grad for weight in trainer.model.parameters()]
+        for weight, value in zip(trainer.model.parameters(), before, strict=True):
+            weight.data.copy_(value)
+        batches = [trainer.task.batch("train", index, 4, 0) for index in range(3)]
+        inputs, targets, mask = (torch.cat([getattr(b, k) for b in batches]) for k in ("inputs", "targets", "mask"))
+        whole = type(batches[0])(inputs, targets, mask)
+        trainer.model.zero_grad()
+        (trainer.task.loss(trainer.model(inputs)[0], whole) / mask.sum()).backward()
+        for weight, gradient in zip(trainer.model.parameters(), accumulated, strict=True):
+            torch.testing.assert_close(gradient, weight.grad, rtol=1e-4, atol=1e-7)
+
+    def test_truncation_cuts_the_gradient_and_nothing_else(self, tmp_path: Path) -> None:
+        """Windows as long as the sequence change nothing; shorter ones change the gradient, not the outputs."""
+        gradients = []
+        for length in ("null", "7", "2"):
+            trainer = tiny_trainer(tmp_path / length, f"trainer.bptt_length={length}", "task.min_length=3")
+            trainer.train_step()
+            gradients.append((trainer.progress.sums, [weight.grad for weight in trainer.model.parameters()]))
+        (sums, whole), (_, same), (cut_sums, cut) = gradients
+        assert all(torch.equal(a, b) for a, b in zip(whole, same, strict=True))
+        assert sums["loss"] == pytest.approx(cut_sums["loss"], rel=1e-6)
+        assert not all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(whole, cut, strict=True))
+
+    def test_clipping_bounds_components_and_norm(self, tmp_path: Path) -> None:
+        by_value = tiny_trainer(tmp_path / "value", "trainer.clip_value=1e-4", "trainer.clip_norm=null")
+        by_value.train_step()
+        assert max(weight.grad.abs().max() for weight in by_value.model.parameters()) <= 1e-4
+        by_norm = tiny_trainer(tmp_path / "norm", "trainer.clip_norm=1e-3")
+        by_norm.train_step()
+        norm = torch.stack([weight.grad.norm() for weight in by_norm.model.parameters()]).norm()
+        assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+
+    def test_moving_average_is_the_recurrence(self) -> None:
+        model = torch.nn.Linear(3, 2)
+        average = MovingAverage(model, 0.75)
+        expected = model.weight.detach().clone()
+        for step in range(4):
+            with torch.no_grad():
+                model.weight.add_(step + 1.0)
+            average.update()
+            expected = 0.75 * expected + 0.25 * model.weight.detach()
+        torch.testing.assert_close(average.named()["weight"], expected)
+        current = model.weight.detach().clone()
+        with average.swapped():
+            torch.testing.assert_close(model.weight.detach(), expected)
+        assert torch.equal(model.weight, current)
+
+    def test_evaluation_uses_the_average(self, tmp_path: Path) -> None:
+        plain = finished(tmp_path / "plain").evaluate
+        averaged = finished(tmp_path / "averaged", "trainer.ema_decay=0.999").evaluate
+        task = build(tiny_config()).task
+        assert plain(task, "test") != averaged(task, "test")
+
+    def test_early_stopping_stops_and_tests_the_best_weights(self, tmp_path: Path) -> None:
+        stopping = "{_target_: memnets.training.settings.EarlyStopping, metric: loss, patience: 2}"
+        overrides = (f"trainer.early_stopping={stopping}", "trainer.eval_every=1", "optim.lr=0.3")
+        trainer = finished(tmp_path, *overrides, "trainer.max_steps=300", "trainer.clip_norm=null")
+        assert trainer.progress.outcome == "early_stopping"
+        rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        validation = [row["loss"] for row in rows if row["split"] == "validation"]
+        assert min(validation) == trainer.progress.best_value
+        assert validation.index(min(validation)) == len(validation) - 3
+        assert trainer.evaluate(trainer.task, "validation")["loss"] == min(validation)
+
+    def test_early_stopping_is_not_fooled_by_nan(self) -> None:
+        stopping = EarlyStopping()
+        assert stopping.improves(1.0, None)
+        assert not stopping.improves(float("nan"), None)
+        assert not stopping.improves(1.0, 1.0)
+        assert EarlyStopping(mode="max").improves(2.0, 1.0)
+
+    def test_stops_when_solved(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        trainer = tiny_trainer(tmp_path, "trainer.stop_when_solved=true")
+        monkeypatch.setattr(type(trainer.task), "solved", Criterion("bit_errors", 1e9, "min"))
+        assert trainer.fit() == "solved"
+        assert trainer.progress.solved_at_step == 2
+
+    def test_old_checkpoints_go_and_the_newest_stay(self, tmp_path: Path) -> None:
+        finished(tmp_path, "trainer.save_every=1", "trainer.keep_checkpoints=2")
+        names = [path.name for path in checkpoint.checkpoints(tmp_path / "checkpoints")]
+        assert names == ["step_00000005", "step_00000006"]
+
+    def test_metrics_do_not_depend_on_the_evaluation_batch_size(self) -> None:
+        experiment = build(tiny_config())
+        one, other = (evaluate(experiment.model, experiment.task.at_length(3), "test", 12, ALONE) for _ in range(2))
+        assert one == other
+
+    @pytest.mark.parametrize(
+        ("schedule", "factors"),
+        [
+            (Constant(), {0: 1.0, 99: 1.0}),
+            (Warmup(4), {0: 0.25, 3: 1.0, 50: 1.0}),
+            (Halving(10), {0: 1.0, 9: 1.0, 10: 0.5, 25: 0.25}),
+            (Cosine(10), {0: 1.0, 5: 0.5, 10: 0.0, 99: 0.0}),
+            (Cosine(12, warmup_steps=2, final_factor=0.1), {0: 0.5, 1: 1.0, 2: 1.0, 7: 0.55, 12: 0.1}),
+        ],
+    )
+    def test_schedules(self, schedule: Constant, factors: dict[int, float]) -> None:
+        assert {step: pytest.approx(schedule(step)) for step in factors} == factors
+
+
+class TestFaults:
+    def test_not_finite_names_step_and_seed_and_keeps_the_last_checkpoint(self, tmp_path: Path) -> None:
+        trainer = poisoned(tiny_trainer(tmp_path, "trainer.save_every=3", "seed=3"), step=3)
+        with pytest.raises(NonFiniteError, match=r"not finite at step 4, seed 3 .*task\.batch\('train', 4, 4, 3\)"):
+            trainer.fit()
+        newest = checkpoint.latest(tmp_path / "checkpoints")
+        assert newest is not None
+        assert newest.name == "step_00000003"
+
+    def test_weights_that_are_not_finite_are_not_saved(self, tmp_path: Path) -> None:
+        trainer = poisoned(tiny_trainer(tmp_path, "trainer.save_every=2", "seed=3"), step=3)
+        with pytest.raises(NonFiniteError, match="a weight is not finite after step 4, seed 3"):
+            trainer.fit()
+        assert [path.name for path in checkpoint.checkpoints(tmp_path / "checkpoints")] == ["step_00000002"]
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+    def test_damage_is_named(self, tmp_path: Path, name: str) -> None:
+        finished(tmp_path)
+        path = checkpoint.checkpoints(tmp_path / "checkpoints")[-1]
+        content = bytearray((path / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=f"{name} is damaged"):
+            tiny_trainer(tmp_path).load(path)
+        (path / name).unlink()
+        with pytest.raises(CheckpointError, match=f"{name} is missing"):
+            tiny_trainer(tmp_path).load(path)
+
+    def test_what_was_cut_off_while_writing_is_no_checkpoint(self, tmp_path: Path) -> None:
+        finished(tmp_path)
+        folder = tmp_path / "checkpoints"
+        whole = checkpoint.latest(folder)
+        (folder / ".partial_00000099").mkdir()
+        (folder / ".partial_00000099" / "model.safetensors").write_bytes(b"half")
+        assert checkpoint.latest(folder) == whole
+
+    def test_another_models_checkpoint_is_refused(self, tmp_path: Path) -> None:
+        finished(tmp_path / "small")
+        other = tiny_trainer(tmp_path / "large", "model.hidden_size=9")
+        with pytest.raises(CheckpointError, match="does not fit this model"):
+            other.load(checkpoint.checkpoints(tmp_path / "small" / "checkpoints")[-1])
+
+    def test_a_failing_service_is_one_warning(self) -> None:
+        class Failing:
+            def log(self, row: dict) -> None:
+                raise ConnectionError("no network")
+
+            def close(self) -> None:
+                raise ConnectionError("no network")
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            service = Service("wandb", Failing)
+            service.log({})
+            service.log({})
+            service.close()
+        assert [str(warning.message) for warning in caught] == [
+            "wandb failed and is left out of this run: ConnectionError: no network"
+        ]
+
+    def test_a_device_that_is_not_there(self) -> None:
+        with pytest.raises(ValueError, match=r"runtime\.device=cuda:99"):
+            choose_device("cuda:99")
+        with pytest.raises(ValueError, match=r"runtime\.device=gpu"):
+            choose_device("gpu")
+
+
+class TestServices:
+    def test_tensorboard_writes_events(self, tmp_path: Path) -> None:
+        finished(tmp_path, "logger.tensorboard=true").logger.close()
+        assert list((tmp_path / "tensorboard").glob("events.*"))
+
+    def test_wandb_without_key_or_network_does_not_stop_a_run(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("WANDB_API_KEY", raising=False)
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        trainer = finished(tmp_path, "logger.wandb=true")
+        trainer.logger.close()
+        assert trainer.progress.outcome == "max_steps"
+        assert list(tmp_path.glob("wandb/offline-run-*"))
