@@ -73,7 +73,7 @@ def compose(overrides: Sequence[str], configs: Path = CONFIGS) -> Composed:
     Raises:
         ConfigError: an override can't be read, or a group has no such choice.
     """
-    parsed = [_parse(text) for text in overrides]
+    parsed = [parse_override(text) for text in overrides]
     problems = [problem for override in parsed for problem in _choice_problems(override, configs)]
     if problems:
         raise ConfigError(problems)
@@ -184,29 +184,6 @@ def run_folder(config: dict[str, Any]) -> Path:
     return Path(runs_dir) / f"{run_name(config)}-{identity(config)}"
 
 
-def grid_points(composed: Composed, overrides: Sequence[str]) -> list[list[str]]:
-    """Override lists of all points of a sweep: the product of the grid in YAML and of `key=a,b` on the command line.
-
-    What the command line says of a key wins over the sweep's YAML.
-    """
-    texts = {key: f"{key}={value}" for key, value in composed.grid.items()}
-    parsed = {override.key_or_group: override for override in map(_parse, [*texts.values(), *overrides])}
-    points: list[list[str]] = [[]]
-    for override in parsed.values():
-        if override.is_sweep_override():
-            key = override.get_key_element()
-            choices = [f"{key}={value}" for value in override.sweep_string_iterator()]
-        else:
-            choices = [str(override.input_line)]
-        points = [[*point, choice] for point in points for choice in choices]
-    return [[text for text in point if not text.startswith("sweep=")] for point in points]
-
-
-def without_sweeps(overrides: Sequence[str]) -> list[str]:
-    """Overrides that hold for every point of a sweep."""
-    return [text for text in overrides if not _parse(text).is_sweep_override()]
-
-
 def load(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Return a run folder's `config.yaml` with `key=value` overrides applied, checked.
 
@@ -218,7 +195,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             [Problem("checkpoint", f"{path} does not exist: give a run folder or one of its checkpoints")]
         )
     config = OmegaConf.create(yaml.safe_load(path.read_text()))
-    for override in map(_parse, overrides):
+    for override in map(parse_override, overrides):
         OmegaConf.update(config, override.key_or_group, override.value(), force_add=True)
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
@@ -232,7 +209,12 @@ def choices(group: str, configs: Path = CONFIGS) -> list[str]:
     return sorted(path.stem for path in (configs / group).glob("*.yaml"))
 
 
-def _parse(text: str) -> Override:
+def parse_override(text: str) -> Override:
+    """Read one override.
+
+    Raises:
+        ConfigError: it can't be read.
+    """
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:

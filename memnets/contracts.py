@@ -125,6 +125,12 @@ def named_tensors(tree: Any, prefix: str = "") -> dict[str, Tensor]:
     return {k: v for key, branch in items for k, v in named_tensors(branch, f"{prefix}.{key}".strip(".")).items()}
 
 
+def from_named(named: dict[str, Tensor], like: Any) -> Any:
+    """Return what `named_tensors` flattened, in the shape of the tree `like`."""
+    names = iter(named_tensors(like))
+    return map_tensors(lambda _: named[next(names)], like)
+
+
 def detach(state: Any) -> Any:
     """Return the state cut off from the graph that made it (truncated back-propagation through time)."""
     return map_tensors(Tensor.detach, state)

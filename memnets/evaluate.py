@@ -43,7 +43,7 @@ def evaluate_checkpoint(wanted: Evaluation) -> dict[str, dict[str, float]]:
     folder = path.parent.parent
     config = load(folder / "config.yaml", wanted.overrides)
     experiment = build(config)
-    split: Split = SPLITS[SPLITS.index(wanted.split)]  # type: ignore[arg-type]
+    split: Split = SPLITS[SPLITS.index(wanted.split)]
     with processes(experiment.runtime.device) as group:
         model = experiment.model.to(group.device)
         restore_model(checkpoint.load(path, group.device), model, averaged=True)

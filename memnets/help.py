@@ -12,6 +12,7 @@ import yaml
 from memnets.check import join
 from memnets.config import CLOSED, CONFIGS, GROUPS, choices
 
+FLAGS = {"-h": "help", "--help": "help", "-m": "multirun", "--multirun": "multirun", "-c": "cfg", "--cfg": "cfg"}
 USAGE = """\
 Train a model on a task.
 

@@ -20,15 +20,13 @@ from memnets.config import (
     check,
     choices,
     compose,
-    grid_points,
     identity,
     load,
     run_folder,
     with_defaults,
-    without_sweeps,
 )
-from memnets.launch import plan
 from memnets.models.base import SequenceModel
+from memnets.sweep import grid_points, plan, without_sweeps
 
 CONFIGS = ROOT / "configs"
 MODELS, TASKS, EXPERIMENTS, SWEEPS = (choices(group) for group in ("model", "task", "experiment", "sweep"))
@@ -71,7 +69,7 @@ class TestEveryFile:
         if instantiate(config["task"], _convert_="all").spec.kind in accepts:
             two_steps(config)
         else:
-            with pytest.raises(ConfigError, match="model: .* reads "):
+            with pytest.raises(ConfigError, match=r"model: .* reads "):
                 build(config)
 
     @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny import ALONE, ROOT, TINY, tiny_config
 from test_training import files
+from tiny import ALONE, ROOT, TINY, tiny_config
 
 from memnets.config import run_folder
 from memnets.launch import train

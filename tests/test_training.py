@@ -18,9 +18,10 @@ from memnets.training.distributed import choose_device
 from memnets.training.ema import MovingAverage
 from memnets.training.evaluation import evaluate
 from memnets.training.logger import Service
+from memnets.training.progress import NonFiniteError
 from memnets.training.schedule import Constant, Cosine, Halving, Warmup
 from memnets.training.settings import EarlyStopping
-from memnets.training.trainer import NonFiniteError, Trainer, step_seed
+from memnets.training.trainer import Trainer, step_seed
 
 STREAM = (
     "model=memory_transformer",
@@ -29,7 +30,7 @@ STREAM = (
     "~task.max_length",
     "~task.eval_sequences",
     "~task.test_lengths",
-    "model.num_layers=1",
+    "model.num_layers=2",
     "model.d_model=8",
     "task.stream=true",
     "trainer.carry_state=true",

@@ -45,7 +45,7 @@ class WindowAttention(nn.Module):
     def initial_state(self, batch_size: int) -> LayerState:
         """Nothing seen yet."""
         shape = (batch_size, self.sizes.num_heads, self.sizes.window - 1, self.sizes.head_size)
-        empty = self.log_scale.new_zeros(shape)
+        empty = torch.zeros(shape, dtype=self.log_scale.dtype, device=self.log_scale.device)
         return LayerState(empty, empty, self.memory.initial_state(batch_size) if self.memory else ())
 
     def forward(

@@ -44,7 +44,8 @@ class TokenShift(nn.Module):
 
     def initial_state(self, batch_size: int) -> Float[Tensor, "batch d_model"]:
         """Zeros."""
-        return self.previous.weight.new_zeros(batch_size, self.previous.in_features)
+        weight = self.previous.weight
+        return torch.zeros(batch_size, weight.shape[1], dtype=weight.dtype, device=weight.device)
 
     def forward(
         self, hidden: Float[Tensor, "batch time d_model"], last: Float[Tensor, "batch d_model"]
@@ -177,8 +178,8 @@ class MemoryTransformer(SequenceModel):
             state = state._replace(tokens=self.memory_tokens.write(state.tokens, tokens))
         return hidden, state._replace(position=state.position + hidden.shape[1], layers=tuple(layers))
 
-    def _blocks(self) -> Sequence[Block]:
-        return cast(Sequence[Block], self.blocks)
+    def _blocks(self) -> list[Block]:
+        return [cast(Block, block) for block in self.blocks]
 
 
 def feed_forward(d_model: int, feed_forward_size: int) -> nn.Sequential:
@@ -197,7 +198,9 @@ def make_memories(
         TypeError: it is neither kind.
     """
     made: dict[int, LayerMemory] = {}
-    for layer in layers if memory is not None else ():
+    if memory is None:
+        return None, made
+    for layer in layers:
         one = memory(sizes)
         if isinstance(one, TokenMemory):
             return one, {}

@@ -1,60 +1,54 @@
-"""How a run shows itself: a bar on a terminal, plain lines elsewhere."""
+"""What a run knows of itself besides its tensors."""
 
 from __future__ import annotations
 
-import sys
-import time
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-LINE_SECONDS = 10.0
+Outcome = Literal["max_steps", "solved", "early_stopping", "interrupted"]
 
 
-class Reporter:
-    """Shows how far a run has come, and what its metrics are."""
+@dataclass
+class Progress:
+    """How far a run has come; all of it is part of a checkpoint.
 
-    def __init__(self, total: int, style: Literal["auto", "bar", "lines", "none"], start: int = 0) -> None:
-        style = ("bar" if sys.stderr.isatty() else "lines") if style == "auto" else style
-        self._total, self._lines, self._last = total, style == "lines", 0.0
-        self._bar = _bar() if style == "bar" else None
-        self._facts = ""
-        if self._bar:
-            self._bar.start()
-            self._row = self._bar.add_task("train", total=total, completed=start, facts="")
+    Attributes:
+        step: optimizer steps taken.
+        seconds: time spent training, over all its sessions.
+        sums: total and count of each training metric since its last row.
+        norms: the same of the gradient's norm.
+        best_value: best value of early stopping's metric.
+        best_step: where it was reached; this checkpoint is kept.
+        failures: evaluations since.
+        solved_at_step: where the task's criterion was first met.
+        outcome: why training ended; None while it goes on.
+        metrics_position: bytes of `metrics.jsonl` that belong to this point.
+    """
 
-    def step(self, done: int) -> None:
-        """Show the number of steps done."""
-        if self._bar:
-            self._bar.update(self._row, completed=done, facts=self._facts)
-
-    def metrics(self, row: dict[str, Any]) -> None:
-        """Show a row of metrics; lines come every ten seconds at most, evaluations always."""
-        left_out = ("step", "sequences", "split", "learning_rate", "gradient_norm")
-        numbers = [f"{k} {v:.4g}" for k, v in row.items() if k not in left_out and isinstance(v, int | float)]
-        text = f"{row['split']}: {'  '.join(numbers)}"
-        due = row["split"] != "train" or time.monotonic() - self._last > LINE_SECONDS
-        if self._lines and due:
-            self._last = time.monotonic()
-            print(f"step {row['step']}/{self._total}  {text}", file=sys.stderr, flush=True)
-        if row["split"] == "train":
-            self._facts = "  ".join(numbers[:2])
-        elif self._bar:
-            self._bar.console.print(f"step {row['step']:>7}  {text}", highlight=False)
-
-    def close(self) -> None:
-        """Stop drawing."""
-        if self._bar:
-            self._bar.stop()
+    step: int = 0
+    seconds: float = 0.0
+    sums: dict[str, list[float]] = field(default_factory=dict)
+    norms: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    best_value: float | None = None
+    best_step: int | None = None
+    failures: int = 0
+    solved_at_step: int | None = None
+    outcome: Outcome | None = None
+    metrics_position: int = 0
 
 
-def _bar() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[facts]}"),
-    )
-    return Progress(*columns, console=Console(stderr=True), refresh_per_second=4)
+class NonFiniteError(ArithmeticError):
+    """A loss, gradient or weight is NaN or infinite; the last checkpoint is whole."""
+
+    def __init__(
+        self, step: int, seed: int, loss: float | None = None, norm: float | None = None, data: str = ""
+    ) -> None:
+        if loss is None or norm is None:
+            message = f"a weight is not finite after step {step}, seed {seed}: not saved"
+        else:
+            what = "loss" if loss != loss or abs(loss) == float("inf") else "gradient"
+            message = (
+                f"the {what} is not finite at step {step}, seed {seed} (loss {loss}, gradient norm {norm}). "
+                f"The step's data begins with {data}"
+            )
+        super().__init__(f"{message}. Lower optim.lr or set trainer.clip_norm")

@@ -27,9 +27,10 @@ from memnets.training import checkpoint
 from memnets.training.checkpoint import CheckpointError, write_atomic
 from memnets.training.distributed import Processes, plain
 from memnets.training.logger import RunLogger, environment, now, write_json
-from memnets.training.progress import Reporter
+from memnets.training.progress import NonFiniteError
+from memnets.training.reporter import Reporter
 from memnets.training.settings import LoggerSettings, RuntimeSettings
-from memnets.training.trainer import NonFiniteError, Trainer
+from memnets.training.trainer import Trainer
 
 DONE, FAILED, REFUSED, NOT_FINITE, INTERRUPTED = 0, 1, 2, 3, 75
 

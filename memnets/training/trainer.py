@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memnets.contracts import Batch, Split, detach, map_tensors, named_tensors, reset_rows
+from memnets.contracts import Batch, Split, detach, from_named, named_tensors, reset_rows
 from memnets.models.base import SequenceModel
 from memnets.tasks.base import Task
 from memnets.training import checkpoint
@@ -21,33 +21,13 @@ from memnets.training.distributed import Processes, distribute, plain, without_s
 from memnets.training.ema import MovingAverage
 from memnets.training.evaluation import evaluate, measures, quotient
 from memnets.training.logger import RunLogger
-from memnets.training.progress import Reporter
+from memnets.training.progress import NonFiniteError, Outcome, Progress
+from memnets.training.reporter import Reporter
 from memnets.training.settings import TrainerSettings
 from memnets.training.snapshot import gather, restore
 
-Outcome = Literal["max_steps", "solved", "early_stopping", "interrupted"]
 RANK_SEEDS = 1_000_003
 """Streams carried from step to step differ between processes by a multiple of this in their seed."""
-
-
-class NonFiniteError(ArithmeticError):
-    """The loss or the gradient is NaN or infinite. The message names the step, the batch and the seed."""
-
-
-@dataclass
-class Progress:
-    """What a run knows of itself besides its tensors; all of it is part of a checkpoint."""
-
-    step: int = 0
-    seconds: float = 0.0
-    sums: dict[str, list[float]] = field(default_factory=dict)
-    norms: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    best_value: float | None = None
-    best_step: int | None = None
-    failures: int = 0
-    solved_at_step: int | None = None
-    outcome: Outcome | None = None
-    metrics_position: int = 0
 
 
 class Trainer:
@@ -146,7 +126,7 @@ class Trainer:
             NonFiniteError: a weight is NaN or infinite; the checkpoints there are stay.
         """
         if not all(weight.isfinite().all() for weight in self.model.parameters()):
-            raise NonFiniteError(f"a weight is not finite after step {self.progress.step}, seed {self.seed}: not saved")
+            raise NonFiniteError(self.progress.step, self.seed)
         self.progress.metrics_position = self.logger.position
         tensors, optimizer = gather(self.model, self.optimizer, self.average)
         own = {"carried": named_tensors(self.carried)} if self.carried is not None else {}
@@ -165,7 +145,9 @@ class Trainer:
         restore(saved, self.model, self.optimizer, self.average)
         self.progress = Progress(**saved.state["progress"])
         if "carried" in saved.tensors:
-            self.carried = self._unflatten(saved.tensors["carried"])
+            with torch.no_grad():
+                like = plain(self.model).initial_state(self.settings.batch_size)
+            self.carried = from_named(saved.tensors["carried"], like)
         if continues:
             if self.group.leads:
                 self.logger.rewind(self.progress.metrics_position)
@@ -235,18 +217,10 @@ class Trainer:
             self.progress.sums[name] = [kept[0] + pair[0], kept[1] + pair[1]]
         self.progress.norms = [self.progress.norms[0] + norm, self.progress.norms[1] + 1]
         if not (np.isfinite(norm) and np.isfinite(rows[0][0])):
-            raise NonFiniteError(self._diagnosis(rows[0][0], norm))
+            per_step = self.settings.accumulate * self.group.count
+            data = f"task.batch('train', {self.progress.step * per_step}, {self.settings.batch_size}, {self.seed})"
+            raise NonFiniteError(self.progress.step, self.seed, rows[0][0], norm, data)
         return rows[-1][0] > 0
-
-    def _diagnosis(self, loss: float, norm: float) -> str:
-        step, settings = self.progress.step, self.settings
-        what = "gradient" if np.isfinite(loss) else "loss"
-        index = step * settings.accumulate * self.group.count
-        return (
-            f"the {what} is not finite at step {step}, seed {self.seed} (loss {loss}, gradient norm {norm}). "
-            f"The step's data begins with task.batch('train', {index}, {settings.batch_size}, {self.seed}). "
-            f"Lower optim.lr or set trainer.clip_norm"
-        )
 
     def _after_step(self, marked: tuple[float, int]) -> tuple[float, int]:
         """Log, evaluate, judge and save where these are due."""
@@ -300,13 +274,6 @@ class Trainer:
         if self.reporter:
             self.reporter.metrics(row)
         return row
-
-    def _unflatten(self, named: dict[str, Tensor]) -> Any:
-        """Give saved tensors the shape of the model's state."""
-        with torch.no_grad():
-            like = plain(self.model).initial_state(self.settings.batch_size)
-        names = iter(named_tensors(like))
-        return map_tensors(lambda _: named[next(names)], like)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
