@@ -122,6 +122,12 @@ class TestKNNMemory:
         assert_close(pieced, whole, rtol=1e-9, atol=1e-12)
         assert state.written.equal(final.written)
 
+    def test_nothing_is_written_before_something_leaves(self):
+        steps, memory = steps_of(WINDOW), knn()
+        _, state = read_all(memory, Steps(*(part[:, :, : WINDOW - 1] for part in steps)))
+        assert state.written.tolist() == [0] * BATCH
+        assert read_all(memory, steps)[1].written.tolist() == [1] * BATCH
+
     def test_exhaustive_when_k_is_the_capacity(self):
         steps, capacity = steps_of(20), 8
         positions = torch.arange(20)

@@ -69,8 +69,8 @@ class KNNMemory(LayerMemory):
         ring = state.keys.shape[2]
         place = (positions % ring)[:, None, :, None].expand_as(keys)
         return KNNState(
-            state.keys.scatter(2, place, keys.to(state.keys.dtype)),
-            state.values.scatter(2, place, values.to(state.values.dtype)),
+            state.keys.scatter(2, place, keys),
+            state.values.scatter(2, place, values),
             (positions[:, -1] + 1).clamp_min(0),
         )
 
