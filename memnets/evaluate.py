@@ -15,8 +15,9 @@ from memnets.training import checkpoint
 from memnets.training.distributed import processes
 from memnets.training.evaluation import evaluate
 from memnets.training.logger import now
-from memnets.training.run import find_checkpoint, write_trace
+from memnets.training.run import find_checkpoint
 from memnets.training.snapshot import restore_model
+from memnets.training.trace import write_trace
 
 
 @dataclass(frozen=True)

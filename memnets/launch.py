@@ -13,23 +13,24 @@ from memnets.config import Experiment, build, run_folder
 from memnets.tasks.base import DataError
 from memnets.training.distributed import Processes, processes
 from memnets.training.logger import RunLogger
-from memnets.training.run import DONE, REFUSED, Run, locked, status_of, write_trace
+from memnets.training.run import DONE, REFUSED, Run, locked, status_of
 from memnets.training.settings import RuntimeSettings
+from memnets.training.trace import write_trace
 from memnets.training.trainer import Trainer
 
 
-def train(config: dict[str, Any]) -> int:
+def train(config: dict[str, Any], overrides: Sequence[str] = ()) -> int:
     """Run a checked configuration in its folder; return the exit code. A finished run is left as it is."""
     folder = run_folder(config)
     try:
         with processes(config["runtime"]["device"]) as group, locked(folder, group):
-            return _train_in(folder, config, group)
+            return _train_in(folder, config, group, overrides)
     except (ConfigError, DataError, BlockingIOError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
 
 
-def _train_in(folder: Path, config: dict[str, Any], group: Processes) -> int:
+def _train_in(folder: Path, config: dict[str, Any], group: Processes, overrides: Sequence[str]) -> int:
     runtime = RuntimeSettings(**config["runtime"])
     if group.share(status_of(folder).get("status") == "done" and runtime.resume != "never"):
         if group.leads:
@@ -46,6 +47,7 @@ def _train_in(folder: Path, config: dict[str, Any], group: Processes) -> int:
         experiment.logger,
         runtime,
         group,
+        overrides,
     )
     code = run.execute()
     if code == DONE and group.leads and runtime.pictures:

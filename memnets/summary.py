@@ -35,7 +35,7 @@ def summary(folder: Path, overrides: Sequence[str], pictures: Sequence[Path]) ->
 
 def _outcome(status: dict[str, Any]) -> str:
     steps = f"{status['step']:,} steps, {status['sequences']:,} sequences"
-    if status["solved_at_step"] is not None:
+    if status.get("solved_at_step") is not None:
         return f"solved after {status['solved_at_sequences']:,} sequences; stopped after {steps} ({status['outcome']})"
     return f"{steps} ({status['outcome']}); the task's own criterion was not met, or it has none"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from memnets.analysis.arguments import UsageError, read_arguments
 from memnets.analysis.markdown import MarkerError, difference, documents, updated
 from memnets.analysis.records import RecordError
-from memnets.analysis.runs import write_atomic
+from memnets.files import write_atomic
 
 
 def main(words: list[str]) -> int:

@@ -39,7 +39,7 @@ def one(overrides: list[str], show: bool) -> int:
     if show:
         print(yaml.safe_dump(config, sort_keys=False), end="")
         return 0
-    code, folder = train(config), run_folder(config)
+    code, folder = train(config, overrides), run_folder(config)
     if code == 0 and os.environ.get("RANK", "0") == "0":
         print(summary(folder, overrides, draw_run(folder) if config["runtime"]["pictures"] else []))
     return code

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from run_folders import ERRORS, one_group, write_run
 
 from memnets.analysis.arguments import UsageError, read_arguments
@@ -95,6 +96,13 @@ class TestReading:
         runs, problems = find_runs([old, new, cut])
         assert [run.path for run in runs] == [new]
         assert {problem.path for problem in problems} == {old, cut}
+
+    @pytest.mark.parametrize("code", ["0123456789", "0123456789.old-20250101T000000+0000"])
+    def test_a_run_without_a_configured_name_has_its_folders(self, tmp_path, code):
+        folder = write_run(tmp_path, name="ntm-copy", code=code)
+        config = yaml.safe_load((folder / "config.yaml").read_text()) | {"name": None}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        assert read_run(folder).name == "ntm-copy"
 
 
 class TestGrouping:

@@ -108,7 +108,15 @@ class TestFigures:
         (folder / "metrics.jsonl").unlink()
         assert learning_curves([one_group(folder)]) is None
 
-    def test_global_settings_stay_as_they_were(self, tmp_path):
+    def test_only_finished_runs_make_the_median(self, tmp_path):
+        folders = [write_run(tmp_path, seed=seed, status="failed" if seed == 2 else "done") for seed in ERRORS]
+        figure = learning_curves([one_group(*folders)], ["bit_errors"])
+        (thick,) = (line for line in figure.axes[0].lines if line.get_linewidth() == 2.0)
+        np.testing.assert_allclose(thick.get_ydata(), 40 / np.array([100, 200, 300, 400]) + 0.25)
+        assert "median of 2 finished of 3 runs" in figure.legends[0].get_texts()[0].get_text()
+
+    def test_global_settings_stay_as_they_were(self, monkeypatch):
+        monkeypatch.setitem(matplotlib.rcParams, "font.size", 17.0)
         before = dict(matplotlib.rcParams)
         png(addressing(make_trace()))
         assert dict(matplotlib.rcParams) == before
@@ -128,10 +136,18 @@ class TestHeatMaps:
         assert pixels(png(figure))[..., :3].std() > 0.1
 
     def test_the_weights_are_drawn_where_the_heads_were(self):
-        trace = make_trace()
-        write, read = (addressing(trace).axes[index].images[0].get_array() for index in (3, 4))
-        np.testing.assert_array_equal(write, trace.write_weights[:, 0, 2:10].T)
-        np.testing.assert_array_equal(read, trace.read_weights[:, 0, 2:10].T)
+        trace = make_trace(heads=2)
+        trace.read_weights[:, 1] = np.roll(trace.read_weights[:, 1], 4, axis=-1)
+        panels = [axes.images[0].get_array() for axes in addressing(trace).axes[3:7]]
+        shown = slice(2, 13)  # what the second read head alone touches is shown for every head
+        drawn = [
+            trace.write_weights[:, 0],
+            trace.write_weights[:, 1],
+            trace.read_weights[:, 0],
+            trace.read_weights[:, 1],
+        ]
+        for panel, weights in zip(panels, drawn, strict=True):
+            np.testing.assert_array_equal(panel, weights[:, shown].T)
 
     @pytest.mark.parametrize(
         ("used", "shown"),
@@ -255,6 +271,7 @@ class TestReport:
             "experiment=ntm_copy seed=0,1,2",
             "memn2n",
             "not a run folder",
+            "ntm_copy-0000000001",
             "model.memory",
         ):
             assert told in page.words, told

@@ -145,6 +145,14 @@ class TestMemoryIsSeen:
         model.blocks[0].pass_tokens = lambda tokens: tokens
         assert not torch.allclose(model(tokens_of())[0], outputs)
 
+    def test_tokens_are_seen_in_the_layers_named(self):
+        outputs = [
+            tiny(MEMORIES["tokens"], memory_layers=layers)(tokens_of())[0] for layers in ([0], [1], [0, 1], None)
+        ]
+        assert not torch.allclose(outputs[0], outputs[1])
+        assert not torch.allclose(outputs[0], outputs[2])
+        assert outputs[3].equal(outputs[2])
+
     @pytest.mark.parametrize("differentiable", [True, False])
     def test_written_memory_reaches_back_to_its_capacity(self, differentiable):
         """One layer, no shift: the last output sees window + capacity positions, and no more."""

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from memnets.analysis.groups import Group
-from memnets.analysis.runs import Run, is_metric, number, write_atomic
+from memnets.analysis.runs import Run, is_metric, number
 from memnets.analysis.tables import better
+from memnets.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

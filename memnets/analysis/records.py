@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from memnets.analysis.groups import Group, group_runs
-from memnets.analysis.runs import Problem, Run, write_atomic
+from memnets.analysis.runs import Problem, Run
 from memnets.analysis.tables import Statistic, measurements, statistics
+from memnets.files import write_atomic
 
 PUBLISHED = "published.csv"
 PUBLISHED_COLUMNS = ("experiment", "metric", "value", "source")

@@ -12,8 +12,9 @@ from memnets.analysis.groups import Group, group_runs
 from memnets.analysis.heatmaps import draw_memory
 from memnets.analysis.page import Picture, page
 from memnets.analysis.records import state
-from memnets.analysis.runs import Problem, Run, RunError, read_run, write_atomic
+from memnets.analysis.runs import Problem, Run, RunError, read_run
 from memnets.analysis.tables import HEADER, cells, statistics
+from memnets.files import write_atomic
 
 
 @dataclass(frozen=True)

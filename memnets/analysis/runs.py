@@ -136,14 +136,6 @@ def number(value: int | float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Replace a file, whole: a reader sees the old or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-
-
 def _expand(pattern: str) -> list[Path]:
     """Return the folders a pattern means; a report's own folder is none."""
     paths = [Path(match) for match in sorted(glob.glob(pattern))] or [Path(pattern)]

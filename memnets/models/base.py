@@ -29,6 +29,10 @@ class SequenceModel(nn.Module, ABC):
     def forward(self, inputs: Any, state: Any = None) -> tuple[Tensor, Any]:
         """Outputs and the state after the last step; `state=None` starts from `initial_state`."""
 
+    def attention(self, inputs: Any) -> Tensor | None:
+        """Weights `[batch hops sentences]` over a story's sentences, for pictures; None for a model without any."""
+        return None
+
     def compiled_part(self) -> nn.Module:
         """Return the part `trainer.compile` compiles: where it pays. A recurrent model names its step, not the loop."""
         return self

@@ -55,7 +55,7 @@ class TokenShift(nn.Module):
         return hidden + self.previous(extended[:, :-1]), extended[:, -1]
 
 
-class Block(nn.Module):
+class DecoderLayer(nn.Module):
     """Pre-norm: x + attention(norm(x)), then x + feed_forward(norm(x)) unless that is left out."""
 
     def __init__(self, sizes: Sizes, feed_forward_size: int | None, dropout: float, memory: LayerMemory | None) -> None:
@@ -131,7 +131,7 @@ class MemoryTransformer(SequenceModel):
         sizes = Sizes(d_model, num_heads, d_model // num_heads, window)
         self.memory_tokens, memories = make_memories(memory, sizes, self.memory_layers)
         self.blocks = nn.ModuleList(
-            Block(sizes, feed_forward_size, dropout, memories.get(layer)) for layer in range(num_layers)
+            DecoderLayer(sizes, feed_forward_size, dropout, memories.get(layer)) for layer in range(num_layers)
         )
         self.norm = nn.LayerNorm(d_model)
         self.output = nn.Linear(d_model, spec.output_size)
@@ -178,8 +178,8 @@ class MemoryTransformer(SequenceModel):
             state = state._replace(tokens=self.memory_tokens.write(state.tokens, tokens))
         return hidden, state._replace(position=state.position + hidden.shape[1], layers=tuple(layers))
 
-    def _blocks(self) -> list[Block]:
-        return [cast(Block, block) for block in self.blocks]
+    def _blocks(self) -> list[DecoderLayer]:
+        return [cast(DecoderLayer, block) for block in self.blocks]
 
 
 def feed_forward(d_model: int, feed_forward_size: int) -> nn.Sequential:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -37,6 +38,11 @@ class Task(ABC):
     """What `metrics` returns: lets a configuration that names another metric be refused before anything runs."""
 
     solved: ClassVar[Criterion | None] = None
+
+    @property
+    def vocabulary(self) -> Sequence[str]:
+        """Words by id, for tasks of words: lets pictures show text. Id 0 is padding."""
+        return ()
 
     @property
     @abstractmethod

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from memnets.files import write_synced
 from memnets.training.distributed import Processes
 
 MANIFEST, STATE = "manifest.json", "state.json"
@@ -118,21 +119,6 @@ def prune(folder: Path, keep: int, also: int | None = None) -> None:
     for path in checkpoints(folder)[:-keep]:
         if also is None or path.name != f"step_{also:08d}":
             shutil.rmtree(path)
-
-
-def write_synced(path: Path, text: str) -> None:
-    """Write a file and wait until it is on disk."""
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace a file so that a reader sees the old or the new text, never a part."""
-    aside = path.with_name(f".{path.name}.partial")
-    write_synced(aside, text)
-    aside.replace(path)
 
 
 def sha256(path: Path) -> str:

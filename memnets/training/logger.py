@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
-from memnets.training.checkpoint import write_atomic
+from memnets.files import write_atomic
 from memnets.training.settings import LoggerSettings
 
 Row = dict[str, Any]

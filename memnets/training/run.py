@@ -12,20 +12,17 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-from memnets.contracts import Batch, named_tensors
-from memnets.models.base import SequenceModel, trace
-from memnets.tasks.base import Task
+from memnets.files import write_atomic
 from memnets.training import checkpoint
-from memnets.training.checkpoint import CheckpointError, write_atomic
-from memnets.training.distributed import Processes, plain
+from memnets.training.checkpoint import CheckpointError
+from memnets.training.distributed import Processes
 from memnets.training.logger import RunLogger, environment, now, write_json
 from memnets.training.progress import NonFiniteError
 from memnets.training.reporter import Reporter
@@ -107,8 +104,9 @@ class Run:
         logger: LoggerSettings,
         runtime: RuntimeSettings,
         group: Processes,
+        overrides: Sequence[str] = (),
     ) -> None:
-        self.folder, self.config, self.group = folder, config, group
+        self.folder, self.config, self.group, self.overrides = folder, config, group, overrides
         self.settings, self.runtime, self.make_trainer = logger, runtime, make_trainer
         self.trainer: Trainer | None = None
         self.started = now()
@@ -131,7 +129,8 @@ class Run:
         source = self.group.share(prepare(self.folder, self.runtime.resume) if self.group.leads else None)
         if self.group.leads:
             write_atomic(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
-            write_json(self.folder / "environment.json", environment(self.group.device))
+            facts = {**environment(self.group.device), "overrides": list(self.overrides)}
+            write_json(self.folder / "environment.json", facts)
             (self.folder / "traceback.txt").unlink(missing_ok=True)
         logger = RunLogger(self.folder, self.settings if self.group.leads else LoggerSettings(), self.config)
         self.trainer = trainer = self.make_trainer(logger)
@@ -159,23 +158,27 @@ class Run:
         return code
 
     def _status(self, status: str, **facts: Any) -> None:
-        if not self.group.leads:
-            return
-        known: dict[str, Any] = {"status": status, "step": 0, "sequences": 0, "pid": os.getpid()}
-        if self.trainer is not None:
-            progress, per_step = self.trainer.progress, self.trainer.sequences // max(1, self.trainer.progress.step)
+        if self.group.leads:
+            known = {"status": status, "step": 0, "sequences": 0, "pid": os.getpid(), **self._reached()}
+            known |= {"started": self.started, "ended": None, "error": None}
+            write_json(self.folder / "status.json", {**known, **facts})
+
+    def _reached(self) -> dict[str, Any]:
+        """How far the trainer has come, once there is one."""
+        if self.trainer is None:
+            return {}
+        progress = self.trainer.progress
+        reached: dict[str, Any] = {
+            "step": progress.step,
+            "sequences": self.trainer.sequences,
+            "seconds": round(progress.seconds, 3),
+            "parameters": sum(weight.numel() for weight in self.trainer.model.parameters()),
+        }
+        if self.trainer.task.solved is not None:
             solved = progress.solved_at_step
-            known |= {
-                "step": progress.step,
-                "sequences": self.trainer.sequences,
-                "solved_at_step": solved,
-                "solved_at_sequences": None if solved is None else solved * per_step,
-                "seconds": round(progress.seconds, 3),
-                "parameters": sum(weight.numel() for weight in self.trainer.model.parameters()),
-            }
-        write_json(
-            self.folder / "status.json", {**known, "started": self.started, "ended": None, "error": None, **facts}
-        )
+            sequences = None if solved is None else solved * self.trainer.sequences // progress.step
+            reached |= {"solved_at_step": solved, "solved_at_sequences": sequences}
+        return reached
 
 
 @contextmanager
@@ -195,34 +198,3 @@ def _signals(trainer: Trainer) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def write_trace(model: SequenceModel, task: Task, folder: Path, device: torch.device) -> Path | None:
-    """Write `trace.safetensors`: one test sequence, the model's outputs, and where its heads were at every step.
-
-    Returns None for a model whose state holds no read and write weights.
-    """
-    from safetensors.torch import save_file
-
-    model = plain(model).eval()
-    batch = longest_batch(task).to(device)
-    if not isinstance(batch.inputs, torch.Tensor) or batch.inputs.dim() != 3:
-        return None
-    with torch.no_grad():
-        outputs, states = trace(model, batch.inputs[:1])
-    named = [named_tensors(state) for state in states]
-    kept = {"inputs": batch.inputs[0], "targets": batch.targets[0], "outputs": torch.sigmoid(outputs[0])}
-    for kind in ("read_weights", "write_weights"):
-        keys = [key for key in named[0] if key.endswith(kind)]
-        if len(keys) != 1:
-            return None
-        kept[kind] = torch.stack([state[keys[0]][0] for state in named])
-    path = folder / "trace.safetensors"
-    save_file({name: tensor.float().cpu().contiguous() for name, tensor in kept.items()}, path)
-    return path
-
-
-def longest_batch(task: Task, among: int = 20) -> Batch:
-    """Return the longest of a few test sequences: the one worth looking at."""
-    candidates = [task.batch("test", index, 1, 0) for index in range(min(among, task.num_batches("test", 1)))]
-    return max(candidates, key=lambda batch: batch.mask.shape[-1])
