@@ -23,10 +23,11 @@ def summary(folder: Path, overrides: Sequence[str], pictures: Sequence[Path]) ->
         f"model     {status['parameters']:,} parameters, saved in {newest}",
         f"pictures  {'  '.join(map(str, pictures)) or 'none'}",
     ]
-    train = shlex.join(["python", "scripts/train.py", *overrides])
-    further = f"trainer.max_steps={2 * status['step']} trainer.stop_when_solved=false runtime.resume={newest}"
+    further = {"trainer.max_steps": 2 * status["step"], "trainer.stop_after_solved": "null", "runtime.resume": newest}
+    kept = [word for word in overrides if word.partition("=")[0].lstrip("+") not in further]
+    train = shlex.join(["python", "scripts/train.py", *kept, *(f"{key}={value}" for key, value in further.items())])
     commands = [
-        f"resume    {train} {further}",
+        f"resume    {train}",
         f"evaluate  python scripts/evaluate.py checkpoint={folder}",
         f"report    python scripts/report.py {folder}",
     ]

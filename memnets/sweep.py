@@ -12,6 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
 from memnets.check import ConfigError, Problem
 from memnets.config import Composed, check, compose, parse_override, run_folder, with_defaults
 from memnets.training.logger import command_line
@@ -78,12 +81,16 @@ class Sweep:
         self.jobs, self.side_by_side, self.script = jobs, side_by_side, script
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = threading.Event()
+        columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+        self._row = TaskID(0)
 
     def run(self) -> int:
         """Return 0 if every job is done, 75 if it was interrupted, 1 if any failed; failures are listed."""
         pending = [job for job in self.jobs if status_of(job.folder).get("status") != "done"]
         print(f"{len(self.jobs)} runs, {len(self.jobs) - len(pending)} finished already", flush=True)
-        with ThreadPoolExecutor(self.side_by_side) as pool:
+        with self._bar, ThreadPoolExecutor(self.side_by_side) as pool:
+            self._row = self._bar.add_task("runs", total=len(pending))
             futures = [pool.submit(self._job, job) for job in pending]
             try:
                 codes = [future.result() for future in futures]
@@ -109,6 +116,7 @@ class Sweep:
             return INTERRUPTED
         job.folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(self.script), *job.overrides]
+        self._tell("running ", job)
         with (job.folder / "log.txt").open("ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment())
             self._running.add(process)
@@ -116,8 +124,12 @@ class Sweep:
             self._running.discard(process)
         if self._stopped.is_set() and code != DONE:
             code = INTERRUPTED  # stopped on demand, wherever it was
-        print(f"{'done  ' if code == DONE else f'exit {code}'}  {job.folder}  {shlex.join(job.overrides)}", flush=True)
+        self._tell(f"{'done' if code == DONE else f'exit {code}':<8}", job)
+        self._bar.advance(self._row)
         return code
+
+    def _tell(self, what: str, job: Job) -> None:
+        print(f"{what} {job.folder}  {shlex.join(job.overrides)}", flush=True)
 
     def _environment(self) -> dict[str, str]:
         """Give each job its share of the threads, and the sweep's command to record."""

@@ -38,7 +38,7 @@ class TestRefusals:
             (["model.memory_size=big"], "model.memory_size: expected a whole number, not the text 'big'"),
             (["model.memory_size=1.5"], "model.memory_size: expected a whole number, not the number 1.5"),
             (["model.memory_size=true"], "model.memory_size: expected a whole number, not true"),
-            (["trainer.stop_when_solved=1"], "trainer.stop_when_solved: expected true or false, not the number 1"),
+            (["trainer.compile=1"], "trainer.compile: expected true or false, not the number 1"),
             (["trainer.max_steps=null"], "trainer.max_steps: expected a whole number, not null"),
             (["trainer.max_steps=???"], "trainer.max_steps: missing: give it a value (a whole number)"),
             (["trainer.precision=half"], "trainer.precision: expected one of float32, bfloat16, not the text 'half'"),

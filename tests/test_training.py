@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -230,11 +231,14 @@ class TestSettings:
         assert not stopping.improves(1.0, 1.0)
         assert EarlyStopping(mode="max").improves(2.0, 1.0)
 
-    def test_stops_when_solved(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        trainer = tiny_trainer(tmp_path, "trainer.stop_when_solved=true")
+    @pytest.mark.parametrize(("further", "steps"), [(0, 2), (1, 3), (3, 5)])
+    def test_stops_so_many_steps_after_being_solved(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, further: int, steps: int
+    ) -> None:
+        trainer = tiny_trainer(tmp_path, f"trainer.stop_after_solved={further}")
         monkeypatch.setattr(type(trainer.task), "solved", Criterion("bit_errors", 1e9, "min"))
         assert trainer.fit() == "solved"
-        assert trainer.progress.solved_at_step == 2
+        assert (trainer.progress.solved_at_step, trainer.progress.step) == (2, steps)
 
     def test_old_checkpoints_go_and_the_newest_stay(self, tmp_path: Path) -> None:
         finished(tmp_path, "trainer.save_every=1", "trainer.keep_checkpoints=2")
@@ -332,12 +336,30 @@ class TestServices:
         finished(tmp_path, "logger.tensorboard=true").logger.close()
         assert list((tmp_path / "tensorboard").glob("events.*"))
 
-    def test_wandb_without_key_or_network_does_not_stop_a_run(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("key", [None, "k" * 40], ids=["no key", "no network"])
+    def test_wandb_without_key_or_network_logs_offline(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str | None
     ) -> None:
+        import wandb
+
+        straight = wandb.init
+
+        def init(**given: Any) -> Any:
+            if given["mode"] == "online":
+                raise ConnectionError("no network")
+            return straight(**given)
+
+        monkeypatch.setattr(wandb, "init", init)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.delenv("WANDB_MODE", raising=False)
         monkeypatch.delenv("WANDB_API_KEY", raising=False)
-        monkeypatch.setenv("WANDB_MODE", "offline")
-        trainer = finished(tmp_path, "logger.wandb=true")
-        trainer.logger.close()
+        if key is not None:
+            monkeypatch.setenv("WANDB_API_KEY", key)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            trainer = finished(tmp_path, "logger.wandb=true")
+            trainer.logger.close()
+        told = [str(warning.message) for warning in caught if "wandb" in str(warning.message)]
+        assert told == ([] if key is None else ["wandb can't be reached and logs offline: no network"])
         assert trainer.progress.outcome == "max_steps"
         assert list(tmp_path.glob("wandb/offline-run-*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import netrc
 import os
 import platform
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -113,21 +114,33 @@ def _services(folder: Path, settings: LoggerSettings, config: dict[str, Any]) ->
 
 
 class WandbBackend:
-    """Weights & Biases; offline where there is no key, to be uploaded later with `wandb sync`."""
+    """Weights & Biases; offline where there is no key or no connection, to be uploaded later with `wandb sync`."""
 
     def __init__(self, folder: Path, project: str, config: dict[str, Any]) -> None:
         import wandb
 
-        self._run = wandb.init(
-            project=project,
-            name=folder.name,
-            id=folder.name.rpartition("-")[2],
-            resume="allow",
-            dir=str(folder),
-            config=config,
-            mode=os.environ.get("WANDB_MODE") or ("online" if wandb.Api().api_key else "offline"),  # type: ignore[arg-type]
-            settings=wandb.Settings(silent=True, init_timeout=30),
-        )
+        def start(mode: Literal["online", "offline"] | None) -> Any:
+            return wandb.init(
+                project=project,
+                name=folder.name,
+                id=folder.name.rpartition("-")[2],
+                resume="allow",
+                dir=str(folder),
+                config=config,
+                mode=mode,
+                settings=wandb.Settings(silent=True, init_timeout=30),
+            )
+
+        if os.environ.get("WANDB_MODE"):
+            self._run = start(None)
+        elif not has_wandb_key():
+            self._run = start("offline")
+        else:
+            try:
+                self._run = start("online")
+            except Exception as error:
+                warnings.warn(f"wandb can't be reached and logs offline: {error}", stacklevel=2)
+                self._run = start("offline")
 
     def log(self, row: Row) -> None:
         """Log every number under its split."""
@@ -137,6 +150,16 @@ class WandbBackend:
     def close(self) -> None:
         """Finish the wandb run."""
         self._run.finish()
+
+
+def has_wandb_key() -> bool:
+    """Whether the environment or the user's netrc holds a key for wandb's host."""
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").partition("://")[2].partition("/")[0]
+    try:
+        known = netrc.netrc().authenticators(host)
+    except (OSError, netrc.NetrcParseError):
+        known = None
+    return bool(os.environ.get("WANDB_API_KEY") or known)
 
 
 class TensorBoardBackend:

@@ -49,7 +49,8 @@ class TrainerSettings:
         ema_decay: evaluate with an exponential moving average of the weights with this decay.
         schedule: factor on the learning rate by step.
         early_stopping: stop when validation no longer improves.
-        stop_when_solved: stop when the task's own criterion holds for the mean over the last `log_every` steps.
+        stop_after_solved: stop this many steps after the task's own criterion first held for the mean over `log_every`
+            steps; null trains to `max_steps`.
         bptt_length: truncate back-propagation through time to pieces of this many steps.
         carry_state: keep the state from batch to batch, detached, for tasks whose batches continue one another.
         compile: torch.compile what pays: a model names the part itself.
@@ -69,7 +70,7 @@ class TrainerSettings:
     ema_decay: float | None = None
     schedule: Schedule = field(default_factory=Constant)
     early_stopping: EarlyStopping | None = None
-    stop_when_solved: bool = False
+    stop_after_solved: int | None = None
     bptt_length: int | None = None
     carry_state: bool = False
     compile: bool = False
@@ -77,6 +78,8 @@ class TrainerSettings:
     def __post_init__(self) -> None:
         counts = ("max_steps", "batch_size", "eval_batch_size", "accumulate", "log_every", "eval_every", "save_every")
         _at_least(1, keep_checkpoints=self.keep_checkpoints, **{name: getattr(self, name) for name in counts})
+        if self.stop_after_solved is not None:
+            _at_least(0, stop_after_solved=self.stop_after_solved)
         if self.bptt_length is not None:
             _at_least(1, bptt_length=self.bptt_length)
         for name in ("clip_value", "clip_norm"):

@@ -232,6 +232,9 @@ class Trainer:
             marked = self._log_training(marked)
         if step % settings.eval_every == 0 or ends:
             self._judge(self._log("validation", self.evaluate(self.task, "validation")))
+        solved, further = self.progress.solved_at_step, settings.stop_after_solved
+        if solved is not None and further is not None and step >= solved + further:
+            self.progress.outcome = "solved"
         if step % settings.save_every == 0:
             self.save()
         return marked
@@ -244,8 +247,6 @@ class Trainer:
         criterion = self.task.solved
         if criterion is not None and self.progress.solved_at_step is None and criterion.met(row[criterion.metric]):
             self.progress.solved_at_step = self.progress.step
-            if self.settings.stop_when_solved:
-                self.progress.outcome = "solved"
         moment, sequences = time.monotonic(), self.sequences
         if self.group.leads:
             rate = (sequences - marked[1]) / (moment - marked[0])
