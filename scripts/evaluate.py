@@ -14,10 +14,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from memnets.analysis.report import draw_run
 from memnets.check import ConfigError
 from memnets.evaluate import Evaluation, evaluate_checkpoint
 from memnets.tasks.base import DataError
 from memnets.training.checkpoint import CheckpointError
+from memnets.training.run import find_checkpoint
 
 
 def main(arguments: list[str]) -> int:
@@ -34,6 +36,7 @@ def main(arguments: list[str]) -> int:
             [word for word in arguments if not word.startswith(own)],
         )
         show(evaluate_checkpoint(wanted))
+        print(*draw_run(find_checkpoint(wanted.path).parent.parent), sep="\n")
     except (ConfigError, CheckpointError, DataError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
