@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
-SPECIAL = ("_target_", "_partial_")
 UNCHECKABLE = object()
 
 
@@ -58,31 +57,43 @@ class Checker:
         """Note a problem."""
         self.problems.append(Problem(path, message))
 
-    def keys(self, path: str, given: Iterable[str], valid: Iterable[str]) -> None:
-        """Note the given keys that are not valid ones."""
+    def keys(self, path: str, given: Iterable[str], valid: Iterable[str], special: Iterable[str] = ()) -> None:
+        """Note the given keys that are neither valid nor special ones."""
         names = list(valid)
         for name in names:
             self.known.setdefault(name, []).append(join(path, name))
-        self.unknown += [(join(path, key), names) for key in given if key not in names and key not in SPECIAL]
+        self.unknown += [(join(path, key), names) for key in given if key not in names and key not in special]
 
-    def call(self, path: str, target: Callable[..., Any], node: dict[str, Any], supplied: Iterable[str] = ()) -> None:
-        """Hold a node against the signature of what it will be passed to."""
+    def call(
+        self,
+        path: str,
+        target: Callable[..., Any],
+        node: dict[str, Any],
+        supplied: Iterable[str] = (),
+        special: Iterable[str] = (),
+    ) -> None:
+        """Hold a node against the signature of what it will be passed to, but for what the builder supplies."""
         parameters = {name: p for name, p in _parameters(target).items() if name not in supplied}
         hints = _hints(target)
-        self.keys(path, node, parameters)
+        self.keys(path, node, parameters, special)
         for name, parameter in parameters.items():
             if name in node:
                 self.value(join(path, name), node[name], hints.get(name, Any))
             elif parameter.default is parameter.empty and not node.get("_partial_"):
                 self.add(join(path, name), f"missing: {_name(target)} requires it ({_describe(hints.get(name, Any))})")
 
-    def component(self, path: str, node: dict[str, Any], supplied: Iterable[str] = ()) -> Any:
-        """Check a node with a `_target_`; return the class or function it names, or None."""
+    def component(
+        self, path: str, node: dict[str, Any], supplied: Iterable[str] = (), num_supplied: int | None = None
+    ) -> Any:
+        """Check a node with a `_target_`; return the class or function it names, or None.
+
+        `num_supplied` is for a component that its owner finishes: the number of leading arguments the owner gives.
+        """
         target = self._target(path, node.get("_target_"))
-        if target is not None:
-            self.call(path, target, node, supplied)
-        if not isinstance(node.get("_partial_", False), bool):
-            self.add(join(path, "_partial_"), f"expected true or false, not {node['_partial_']!r}")
+        if target is not None and num_supplied is None:
+            self.call(path, target, node, supplied, special=("_target_",))
+        elif target is not None:
+            self.call(path, target, node, list(_parameters(target))[:num_supplied], special=("_target_", "_partial_"))
         return target
 
     def value(self, path: str, value: Any, hint: Any) -> None:
@@ -98,18 +109,24 @@ class Checker:
         if "_target_" not in node:
             self.add(path, f"a component needs _target_ (expected {_describe(hint)}); or null to leave it out")
             return
-        target = self.component(path, node)
-        if target is None or hint in (Any, UNCHECKABLE):
+        factories = [option for option in _options(hint) if _is_callable_hint(option)]
+        if factories:
+            self._factory(path, node, factories[0], hint)
             return
-        options = [option for option in _options(hint) if option is not type(None)]
-        if node.get("_partial_") is True:
-            suits = any(get_origin(option) is not None and callable(get_origin(option)) for option in options)
-        else:
-            classes = [option for option in options if inspect.isclass(option)]
-            suits = any(inspect.isclass(target) and issubclass(target, option) for option in classes)
-            suits = suits or (not inspect.isclass(target) and bool(classes))
-        if not suits:
-            self.add(path, f"expected {_describe(hint)}, not {_name(target)}{_partial_hint(node, options)}")
+        target = self.component(path, node)
+        classes = [option for option in _options(hint) if inspect.isclass(option) and option is not type(None)]
+        if target is not None and classes and not (inspect.isclass(target) and issubclass(target, tuple(classes))):
+            self.add(path, f"expected {_describe(hint)}, not {_name(target)}")
+
+    def _factory(self, path: str, node: dict[str, Any], factory: Any, hint: Any) -> None:
+        """A component whose owner supplies the first arguments, sizes it alone knows."""
+        if node.get("_partial_") is not True:
+            self.add(path, "add _partial_: true, as this component's sizes are filled in later")
+        given, made = get_args(factory)
+        target = self.component(path, node, num_supplied=0 if given is Ellipsis else len(given))
+        wrong = inspect.isclass(target) and inspect.isclass(made) and not issubclass(target, made)
+        if wrong:
+            self.add(path, f"expected {_describe(hint)}, not {_name(target)}")
 
     def _target(self, path: str, dotted: Any) -> Any:
         place = join(path, "_target_")
@@ -204,12 +221,6 @@ def _is_callable_hint(hint: Any) -> bool:
     return get_origin(hint) is Callable
 
 
-def _partial_hint(node: dict[str, Any], options: list[Any]) -> str:
-    if node.get("_partial_") is not True and any(map(_is_callable_hint, options)):
-        return "; add _partial_: true, as its sizes are filled in later"
-    return ""
-
-
 def _describe(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
@@ -220,8 +231,10 @@ def _describe(hint: Any) -> str:
         return names[hint]
     if _is_callable_hint(hint):
         return f"a component (_partial_: true) that makes a {_name(get_args(hint)[-1])}"
-    if get_origin(hint) in (list, tuple):
-        return f"a list ({str(hint).replace('typing.', '')})"
+    if get_origin(hint) is tuple and Ellipsis not in get_args(hint):
+        return f"a list of {len(get_args(hint))}, each {_describe(get_args(hint)[0])}"
+    if get_origin(hint) in (list, tuple, Sequence):
+        return f"a list, each {_describe(get_args(hint)[0])}"
     return _name(hint) if inspect.isclass(hint) else str(hint).replace("typing.", "")
 
 

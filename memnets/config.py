@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from omegaconf.errors import OmegaConfBaseException
 from memnets.check import Checker, ConfigError, Problem, nearest
 from memnets.models.base import SequenceModel
 from memnets.tasks.base import Task
+from memnets.training.checkpoint import MANIFEST, CheckpointError
+from memnets.training.run import find_checkpoint
 from memnets.training.settings import HOUSEKEEPING, LoggerSettings, RuntimeSettings, TrainerSettings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -73,7 +76,7 @@ def compose(overrides: Sequence[str], configs: Path = CONFIGS) -> Composed:
     Raises:
         ConfigError: an override can't be read, or a group has no such choice.
     """
-    parsed = [parse_override(text) for text in overrides]
+    parsed = [parse_override(text) for text in overrides if text not in ("experiment=null", "sweep=null")]
     problems = [problem for override in parsed for problem in _choice_problems(override, configs)]
     if problems:
         raise ConfigError(problems)
@@ -85,7 +88,7 @@ def compose(overrides: Sequence[str], configs: Path = CONFIGS) -> Composed:
             OmegaConf.set_struct(composed, False)
             del composed["hydra"]
             config = OmegaConf.to_container(composed, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise ConfigError([Problem("", " ".join(str(error).split()))]) from error
     assert isinstance(config, dict)
     assert isinstance(grid, dict)
@@ -104,14 +107,18 @@ def check(config: dict[str, Any]) -> None:
         checker.add(key, f"a config of group '{key}' must begin with '# @package _global_' to set anything")
     for name, settings in CLOSED.items():
         node = config.get(name)
-        if not isinstance(node, dict | None):
+        if node is not None and not isinstance(node, dict):
             checker.add(name, f"expected keys of {settings.__name__}, not {node!r}")
         else:
             checker.call(name, settings, node or {})
     for name, (kind, supplied) in PLACES.items():
         _check_place(checker, name, config.get(name), kind, supplied)
     checker.value("seed", config.get("seed", "???"), int)
+    if isinstance(config.get("seed"), int) and not 0 <= config["seed"] < 2**32:
+        checker.add("seed", f"expected a number from 0 to 2^32 - 1, not {config['seed']}")
     checker.value("name", config.get("name"), str | None)
+    if isinstance(config.get("name"), str) and not re.fullmatch(r"[\w.-]+", config["name"]):
+        checker.add("name", f"expected letters, digits, '_', '-' and '.', as it names a folder, not {config['name']!r}")
     problems = checker.report() or _refused_values(config)
     if problems:
         raise ConfigError(problems)
@@ -138,13 +145,16 @@ def build(config: dict[str, Any]) -> Experiment:
         **settings,
     )
     _check_metrics(experiment)
+    _refusing("task", experiment.task.test_sets)
+    _refusing("optim", lambda: experiment.make_optimizer([torch.nn.Parameter(torch.zeros(1))]))
     return experiment
 
 
 def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration with the defaults of this project's own signatures written out.
+    """Return the configuration with the plain defaults of this project's own signatures written out.
 
-    A run's `config.yaml` then says all it depends on, and naming a default changes no run's identity.
+    A run's `config.yaml` then says the sizes and rates it depends on, and naming such a default changes no run's
+    identity. Components that a constructor makes by default are left to it.
     """
     closed = {name: _filled(config.get(name) or {}, settings) for name, settings in CLOSED.items()}
     return {key: _filled(value) for key, value in config.items() if key not in CLOSED} | closed
@@ -174,8 +184,28 @@ def run_name(config: dict[str, Any]) -> str:
 def identity(config: dict[str, Any]) -> str:
     """Hash of all that can change a result: the configuration without its name, the logger and housekeeping."""
     kept = {key: value for key, value in config.items() if key not in ("logger", "runtime", "name")}
-    kept["runtime"] = {k: v for k, v in (config.get("runtime") or {}).items() if k not in HOUSEKEEPING}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:10]
+    runtime = config.get("runtime") or {}
+    kept["runtime"] = {k: v for k, v in runtime.items() if k not in HOUSEKEEPING}
+    if runtime.get("resume", "auto") not in ("auto", "never"):
+        kept["start"] = _start(Path(runtime["resume"]))
+    return hashlib.sha256(json.dumps(_numbers(kept), sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _start(path: Path) -> str:
+    """What a run starts from: the checksums of a checkpoint's files, or a path that will be refused when it is run."""
+    try:
+        return (find_checkpoint(path) / MANIFEST).read_text()
+    except CheckpointError:
+        return str(path)
+
+
+def _numbers(node: Any) -> Any:
+    """The same numbers, however they are written: 10 is 10.0."""
+    if isinstance(node, dict):
+        return {key: _numbers(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_numbers(item) for item in node]
+    return float(node) if isinstance(node, int) and not isinstance(node, bool) else node
 
 
 def run_folder(config: dict[str, Any]) -> Path:
@@ -196,6 +226,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         )
     config = OmegaConf.create(yaml.safe_load(path.read_text()))
     for override in map(parse_override, overrides):
+        if override.type == OverrideType.DEL or override.is_sweep_override() or override.key_or_group in GROUPS:
+            raise ConfigError([Problem(str(override.input_line), "only single values can be changed here: key=value")])
         OmegaConf.update(config, override.key_or_group, override.value(), force_add=True)
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
@@ -225,6 +257,9 @@ def parse_override(text: str) -> Override:
 
 def _forced(override: Override, configs: Path) -> str:
     """Let any key be set: `check` judges it, with better words than the composer's."""
+    if override.key_or_group.partition(".")[0].partition("/")[0] == "hydra":
+        advice = "Hydra's own settings are not used here: folders are runtime.runs_dir's, grids -m's or a sweep file's"
+        raise ConfigError([Problem(override.key_or_group, advice)])
     text = str(override.input_line)
     if override.type == OverrideType.DEL or (configs / override.key_or_group).is_dir():
         return text
@@ -233,7 +268,7 @@ def _forced(override: Override, configs: Path) -> str:
 
 def _choice_problems(override: Override, configs: Path) -> list[Problem]:
     group, choice = override.key_or_group, override.value()
-    if not (configs / group).is_dir() or override.type == OverrideType.DEL or choice is None:
+    if not (configs / group).is_dir() or override.type == OverrideType.DEL:
         return []
     if override.is_sweep_override() or choice in choices(group, configs):
         return []
@@ -266,10 +301,14 @@ def _targeted(name: str, node: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _construct(path: str, node: dict[str, Any], **supplied: Any) -> Any:
-    """Instantiate a node; a constructor's ValueError becomes a configuration error with its path."""
+    """Instantiate a node, with arguments that no YAML can give."""
+    return _refusing(path, lambda: instantiate({**node, "_partial_": True}, _convert_="all")(**supplied))
+
+
+def _refusing(path: str, action: Callable[[], Any]) -> Any:
+    """Do something; a ValueError in it becomes a configuration error with its path."""
     try:
-        make = instantiate({**node, "_partial_": True}, _convert_="all")
-        return make(**supplied)
+        return action()
     except HydraException as error:
         if isinstance(error.__cause__, ValueError):
             raise ConfigError([Problem(path, str(error.__cause__))]) from error

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from memnets.check import ConfigError
 from memnets.config import Experiment, build, run_folder
-from memnets.tasks.base import DataError
+from memnets.training import checkpoint
 from memnets.training.distributed import Processes, processes
 from memnets.training.logger import RunLogger
-from memnets.training.run import DONE, REFUSED, Run, locked, status_of
+from memnets.training.run import DONE, REFUSED, Run, find_checkpoint, locked, status_of
 from memnets.training.settings import RuntimeSettings
+from memnets.training.snapshot import restore_model
 from memnets.training.trace import write_trace
 from memnets.training.trainer import Trainer
 
@@ -25,7 +28,7 @@ def train(config: dict[str, Any], overrides: Sequence[str] = ()) -> int:
     try:
         with processes(config["runtime"]["device"]) as group, locked(folder, group):
             return _train_in(folder, config, group, overrides)
-    except (ConfigError, DataError, BlockingIOError, ValueError) as error:
+    except (BlockingIOError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
 
@@ -38,21 +41,25 @@ def _train_in(folder: Path, config: dict[str, Any], group: Processes, overrides:
         return DONE
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
+    if runtime.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(runtime.deterministic)
-    experiment = build(config)
-    run = Run(
-        lambda logger: make_trainer(experiment, folder, logger, group),
-        folder,
-        config,
-        experiment.logger,
-        runtime,
-        group,
-        overrides,
-    )
+    run = Run(lambda logger: make_trainer(build(config), folder, logger, group), folder, config, group, overrides)
     code = run.execute()
     if code == DONE and group.leads and runtime.pictures:
-        write_trace(experiment.model, experiment.task, folder, group.device)
+        trace_run(folder, config, group.device)
     return code
+
+
+def trace_run(folder: Path, config: dict[str, Any], device: torch.device) -> None:
+    """Write what the tested weights do on one sequence; what goes wrong with a picture is a warning."""
+    try:
+        experiment = build(config)
+        model = experiment.model.to(device)
+        restore_model(checkpoint.load(find_checkpoint(folder), device), model, averaged=True)
+        write_trace(model, experiment.task, folder, device)
+    except Exception as error:
+        warnings.warn(f"no trace for pictures: {type(error).__name__}: {error}", stacklevel=2)
 
 
 def make_trainer(experiment: Experiment, folder: Path, logger: RunLogger, group: Processes) -> Trainer:

@@ -25,7 +25,9 @@ def summary(folder: Path, overrides: Sequence[str], pictures: Sequence[Path]) ->
     ]
     further = {"trainer.max_steps": 2 * status["step"], "trainer.stop_after_solved": "null", "runtime.resume": newest}
     kept = [word for word in overrides if word.partition("=")[0].lstrip("+") not in further]
-    train = shlex.join(["python", "scripts/train.py", *kept, *(f"{key}={value}" for key, value in further.items())])
+    count = json.loads((folder / "environment.json").read_text())["processes"]
+    python = ["python"] if count == 1 else ["torchrun", f"--nproc-per-node={count}"]
+    train = shlex.join([*python, "scripts/train.py", *kept, *(f"{key}={value}" for key, value in further.items())])
     commands = [
         f"resume    {train}",
         f"evaluate  python scripts/evaluate.py checkpoint={folder}",

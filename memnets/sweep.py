@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from hydra.errors import HydraException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from memnets.check import ConfigError, Problem
-from memnets.config import Composed, check, compose, parse_override, run_folder, with_defaults
+from memnets.config import CONFIGS, Composed, check, compose, parse_override, run_folder, with_defaults
 from memnets.training.logger import command_line
 from memnets.training.run import DONE, FAILED, INTERRUPTED, status_of
 
@@ -24,19 +25,37 @@ from memnets.training.run import DONE, FAILED, INTERRUPTED, status_of
 def grid_points(composed: Composed, overrides: Sequence[str]) -> list[list[str]]:
     """Override lists of all points of a sweep: the product of the grid in YAML and of `key=a,b` on the command line.
 
-    What the command line says of a key wins over the sweep's YAML.
+    What the command line says of a key wins over the sweep's YAML. Each point names its sweep, whose other keys hold
+    for all points.
+
+    Raises:
+        ConfigError: a grid that can't be read, several sweeps at once, or a sweep without a grid.
     """
+    named = [text for text in overrides if text.partition("=")[0].lstrip("+") == "sweep"]
+    if named and (not composed.grid or parse_override(named[0]).is_sweep_override()):
+        advice = "no grid: name one sweep, whose file begins with '# @package _global_' and has hydra.sweeper.params"
+        raise ConfigError([Problem(named[0], advice)])
     texts = {key: f"{key}={value}" for key, value in composed.grid.items()}
     parsed = {override.key_or_group: override for override in map(parse_override, [*texts.values(), *overrides])}
     points: list[list[str]] = [[]]
     for override in parsed.values():
         if override.is_sweep_override():
             key = override.get_key_element()
-            choices = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            try:
+                choices = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            except HydraException as error:
+                raise ConfigError([Problem(key, f"not a grid: {error}")]) from error
         else:
             choices = [str(override.input_line)]
         points = [[*point, choice] for point in points for choice in choices]
-    return [[text for text in point if not text.startswith("sweep=")] for point in points]
+    return points
+
+
+def is_point(composed: Composed, overrides: Sequence[str]) -> bool:
+    """Whether overrides are those of one run: no list of values, and one value for every axis of a named sweep."""
+    parsed = [parse_override(text) for text in overrides]
+    given = {override.key_or_group for override in parsed}
+    return not any(override.is_sweep_override() for override in parsed) and set(composed.grid) <= given
 
 
 def without_sweeps(overrides: Sequence[str]) -> list[str]:
@@ -46,31 +65,41 @@ def without_sweeps(overrides: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Job:
-    """One point of a sweep: what to type for it, and where it lives."""
+    """One point of a sweep: what to type for it, where it lives, and whether to train it even if it is done."""
 
     overrides: list[str]
     folder: Path
+    anew: bool = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to do."""
+        return self.anew or status_of(self.folder).get("status") != "done"
 
 
-def plan(points: Sequence[Sequence[str]]) -> list[Job]:
+def plan(points: Sequence[Sequence[str]], configs: Path = CONFIGS) -> list[Job]:
     """Compose and check every point of a sweep before any runs; points that are the same run appear once.
 
     Raises:
         ConfigError: with the problems of every point, each named by its overrides.
     """
     jobs: dict[Path, Job] = {}
-    problems: list[Problem] = []
+    problems: dict[Problem, list[str]] = {}
     for overrides in points:
         try:
-            config = compose(overrides).config
+            config = compose(overrides, configs).config
             check(config)
             folder = run_folder(with_defaults(config))
-            jobs.setdefault(folder, Job(list(overrides), folder))
+            anew = with_defaults(config)["runtime"]["resume"] == "never"
+            jobs.setdefault(folder, Job(list(overrides), folder, anew))
         except ConfigError as error:
-            where = " ".join(overrides)
-            problems += [Problem(p.path, f"{p.message}   [{where}]") for p in error.problems]
+            for problem in error.problems:
+                problems.setdefault(problem, []).append(" ".join(overrides))
     if problems:
-        raise ConfigError(dict.fromkeys(problems))
+        raise ConfigError(
+            Problem(path, f"{message}   [{len(points)} points, the first: {points[0]}]")
+            for (path, message), points in problems.items()
+        )
     return list(jobs.values())
 
 
@@ -87,7 +116,7 @@ class Sweep:
 
     def run(self) -> int:
         """Return 0 if every job is done, 75 if it was interrupted, 1 if any failed; failures are listed."""
-        pending = [job for job in self.jobs if status_of(job.folder).get("status") != "done"]
+        pending = [job for job in self.jobs if job.pending]
         print(f"{len(self.jobs)} runs, {len(self.jobs) - len(pending)} finished already", flush=True)
         with self._bar, ThreadPoolExecutor(self.side_by_side) as pool:
             self._row = self._bar.add_task("runs", total=len(pending))
@@ -120,6 +149,8 @@ class Sweep:
         with (job.folder / "log.txt").open("ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment())
             self._running.add(process)
+            if self._stopped.is_set():
+                process.terminate()
             code = process.wait()
             self._running.discard(process)
         if self._stopped.is_set() and code != DONE:

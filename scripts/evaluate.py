@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
         wanted = Evaluation(
             Path(given["checkpoint"]),
             given.get("split", "test"),
-            [int(length) for length in given.get("lengths", "").split(",") if length],
+            lengths(given.get("lengths", "")),
             [word for word in arguments if not word.startswith(own)],
         )
         show(evaluate_checkpoint(wanted))
@@ -41,6 +41,12 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def lengths(text: str) -> list[int]:
+    if not all(word.isdigit() for word in text.split(",") if text):
+        raise ValueError(f"lengths={text}: expected whole numbers with commas between, as in lengths=20,40")
+    return [int(word) for word in text.split(",") if word]
 
 
 def show(results: dict[str, dict[str, float]]) -> None:

@@ -13,7 +13,7 @@ from memnets.config import check, compose, run_folder, with_defaults
 from memnets.help import FLAGS, text
 from memnets.launch import train
 from memnets.summary import summary
-from memnets.sweep import Sweep, grid_points, plan, without_sweeps
+from memnets.sweep import Sweep, grid_points, is_point, plan, without_sweeps
 
 
 def main(arguments: list[str]) -> int:
@@ -32,7 +32,8 @@ def main(arguments: list[str]) -> int:
 
 
 def one(overrides: list[str], show: bool) -> int:
-    if without_sweeps(overrides) != overrides or (composed := compose(overrides)).grid:
+    composed = compose(without_sweeps(overrides))
+    if not is_point(composed, overrides):
         raise ConfigError([Problem("", "this is a sweep: add -m to run all its points")])
     check(composed.config)
     config = with_defaults(composed.config)
@@ -49,7 +50,8 @@ def many(overrides: list[str]) -> int:
     composed = compose(without_sweeps(overrides))
     jobs = plan(grid_points(composed, overrides))
     sweep = Sweep(jobs, with_defaults(composed.config)["runtime"]["jobs"], Path(__file__))
-    signal.signal(signal.SIGTERM, lambda *_: sweep.stop())
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda *_: sweep.stop())
     return sweep.run()
 
 

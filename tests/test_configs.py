@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from memnets.models.base import SequenceModel
 from memnets.sweep import grid_points, plan, without_sweeps
 
 CONFIGS = ROOT / "configs"
+STANDALONE = sorted([*(CONFIGS / "model").glob("*.yaml"), *(CONFIGS / "task").glob("*.yaml")])
 MODELS, TASKS, EXPERIMENTS, SWEEPS = (choices(group) for group in ("model", "task", "experiment", "sweep"))
 
 
@@ -82,15 +85,22 @@ class TestEveryFile:
         two_steps(config)
 
     @pytest.mark.parametrize("sweep", SWEEPS)
-    def test_every_point_of_every_sweep_is_checked(self, sweep: str) -> None:
+    def test_every_point_of_every_sweep_takes_two_steps(self, sweep: str, babi_root: Path) -> None:
         overrides = [f"sweep={sweep}"]
-        assert len(plan(grid_points(compose(overrides), overrides))) > 1
+        jobs = plan(grid_points(compose(overrides), overrides))
+        assert len(jobs) > 1
+        different = {}
+        for job in jobs:
+            config = compose(job.overrides).config
+            different[json.dumps({**config, "seed": 0})] = config
+        for config in different.values():
+            if "data_root" in with_defaults(config)["task"]:
+                config["task"] |= {"data_root": str(babi_root), "verify_checksum": False}
+            two_steps(config)
 
-    @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
+    @pytest.mark.parametrize("path", STANDALONE, ids=lambda path: str(path.relative_to(CONFIGS)))
     def test_files_say_only_what_differs_from_the_default(self, path: Path) -> None:
         node = yaml.safe_load(path.read_text())
-        if path.parent.name not in ("model", "task"):
-            return
         assert "_target_" in node
         bare = {"_target_": node["_target_"]}
         kept = [k for k, v in with_defaults({"node": bare})["node"].items() if k in node and node[k] == v]
@@ -121,10 +131,23 @@ def mutants(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"misspelt {where}", _with(config, path, lambda p, k=last: p.__setitem__(k + "x", p.pop(k)))
         if last in ("_target_", "seed") or path in (("model",), ("task",), ("optim",)):
             yield f"dropped {where}", _with(config, path, lambda p, k=last: p.pop(k))
-        wrong: Any = {"no": "such"} if not isinstance(parent[last], dict) else 12345.678
-        yield f"retyped {where}", _with(config, path, lambda p, k=last, w=wrong: p.__setitem__(k, w))
+        for wrong in retyped(parent[last]):
+            yield f"{where}={wrong!r}", _with(config, path, lambda p, k=last, w=wrong: p.__setitem__(k, w))
         if isinstance(parent[last], dict):
             yield f"surplus below {where}", _with(config, path, lambda p, k=last: p[k].__setitem__("surplus", 1))
+
+
+def retyped(value: Any) -> list[Any]:
+    """Values of other types than this one's."""
+    if isinstance(value, bool):
+        return [{"no": "such"}, "perhaps", 1]
+    if isinstance(value, int):
+        return [{"no": "such"}, "many", 1.5, True]
+    if isinstance(value, float):
+        return [{"no": "such"}, "fast", True]
+    if isinstance(value, str):
+        return [{"no": "such"}, 5, True, [value]]
+    return [12345.678] if isinstance(value, dict) else [{"no": "such"}]
 
 
 def _with(config: dict[str, Any], path: tuple[str, ...], change: Any) -> dict[str, Any]:
@@ -158,6 +181,30 @@ class TestMutants:
                 continue
             pytest.fail(f"{name} was accepted")
         assert count > 20
+
+    @pytest.mark.parametrize("sweep", SWEEPS)
+    def test_every_mutant_of_every_sweep_is_refused(self, sweep: str, tmp_path: Path) -> None:
+        shutil.copytree(CONFIGS, tmp_path / "configs")
+        path = tmp_path / "configs" / "sweep" / f"{sweep}.yaml"
+        text = path.read_text()
+        changes = [
+            ("# @package _global_", "# @package _globe_"),
+            ("hydra:", "hydraa:"),
+            ("sweeper:", "sweper:"),
+            ("params:", "param:"),
+            ("seed:", "sed:"),
+            ("experiment:", "experimnt:"),
+            ("experiment: ", "experiment: no_such_one,"),
+            ("hydra:", "lr: 3\nhydra:"),
+            ("hydra:", "trainer:\n  max_step: 3\nhydra:"),
+        ]
+        for old, new in changes:
+            assert old in text
+            path.write_text(text.replace(old, new, 1))
+            with pytest.raises(ConfigError):
+                plan(
+                    grid_points(compose([f"sweep={sweep}"], path.parent.parent), [f"sweep={sweep}"]), path.parent.parent
+                )
 
 
 class TestIdentity:

@@ -12,14 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_training import files
+from test_training import STREAM, files
 from tiny import ALONE, ROOT, TINY, tiny_config
 
-from memnets.config import run_folder
+from memnets.config import check, compose, run_folder, with_defaults
+from memnets.contracts import Spec
 from memnets.launch import train
+from memnets.models.lstm import LSTM
 from memnets.training.run import DONE, FAILED, INTERRUPTED, NOT_FINITE, REFUSED, locked, status_of
 from memnets.training.trainer import Trainer
 
+NTM = ("model=ntm", "~model.hidden_size", "~model.num_layers", "model.memory_size=5", "task.min_length=3")
 TRAIN = [sys.executable, str(ROOT / "scripts" / "train.py")]
 
 
@@ -52,7 +55,7 @@ class TestRun:
     def test_training_anew_keeps_the_old_folder(self, tmp_path: Path) -> None:
         assert train(tiny_config(f"runtime.runs_dir={tmp_path}")) == DONE
         assert train(tiny_config(f"runtime.runs_dir={tmp_path}", "runtime.resume=never")) == DONE
-        folders = sorted(path.name for path in tmp_path.iterdir())
+        folders = sorted(path.name for path in tmp_path.glob("lstm*"))
         assert len(folders) == 2
         assert ".old-" in folders[1]
         assert files(tmp_path / folders[0]) == files(tmp_path / folders[1])
@@ -78,6 +81,36 @@ class TestRun:
         assert status["status"] == "failed"
         assert "not finite" in status["error"]
         assert (run_folder(config) / "traceback.txt").exists()
+
+    @pytest.mark.parametrize(
+        ("overrides", "code", "message"),
+        [
+            (
+                ("task=babi", "model=memn2n", "task.number=1", "~model.hidden_size", "~model.num_layers"),
+                REFUSED,
+                "missing",
+            ),
+            (("model._target_=test_sweep.Broken",), FAILED, "broken on purpose"),
+        ],
+    )
+    def test_what_fails_before_training_leaves_its_status(
+        self,
+        tmp_path: Path,
+        overrides: tuple[str, ...],
+        code: int,
+        message: str,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setenv("MEMNETS_DATA", str(tmp_path / "nowhere"))
+        words = [word for word in TINY if not (word.startswith("task.") and "task=babi" in overrides)]
+        config = with_defaults(compose([*words, f"runtime.runs_dir={tmp_path}", *overrides]).config)
+        check(config)
+        assert train(config) == code
+        status = status_of(run_folder(config))
+        assert status["status"] == "failed"
+        assert message in status["error"]
+        assert message in (run_folder(config) / "traceback.txt").read_text()
 
     def test_two_processes_never_share_a_folder(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         config = tiny_config(f"runtime.runs_dir={tmp_path}")
@@ -109,6 +142,13 @@ class TestRun:
         assert process.returncode == INTERRUPTED, errors
         assert "SIGTERM: saving a checkpoint" in errors
         assert status_of(folder)["status"] == "interrupted"
+
+
+class Broken(LSTM):
+    """A model with a bug in its constructor."""
+
+    def __init__(self, spec: Spec, hidden_size: int, num_layers: int) -> None:
+        raise RuntimeError("broken on purpose")
 
 
 def raising(number: signal.Signals, step: Callable[[Trainer], bool]) -> Callable[[Trainer], bool]:
@@ -144,8 +184,10 @@ class TestSweep:
         again = call(*sweep)
         assert again.returncode == FAILED
         assert "2 runs, 1 finished already" in again.stdout
-        done = [path for path in tmp_path.iterdir() if status_of(path)["status"] == "done"]
-        assert len(done) == 1
+        anew = call(*sweep, "runtime.resume=never", "optim.weight_decay=0.0,0.1")
+        assert "2 runs, 0 finished already" in anew.stdout
+        done = [path for path in tmp_path.glob("lstm*") if status_of(path)["status"] == "done"]
+        assert len(done) == 3, "the old folder, the same trained anew, and another"
         recorded = json.loads((done[0] / "environment.json").read_text())["command"]
         assert "optim.weight_decay=0.0,1e30" in recorded, "a job records the sweep's command"
 
@@ -160,8 +202,11 @@ class TestSweep:
         process.terminate()
         process.communicate(timeout=60)
         assert process.returncode == INTERRUPTED
+        cut = [path for path in tmp_path.glob("lstm*") if status_of(path).get("status") == "interrupted"]
+        assert cut, "no job had the time to save"
+        assert all(list((path / "checkpoints").glob("step_*")) for path in cut)
         assert call(*sweep).returncode == DONE
-        assert [status_of(path)["status"] for path in tmp_path.iterdir()] == ["done", "done"]
+        assert [status_of(path)["status"] for path in tmp_path.glob("lstm*")] == ["done", "done"]
 
 
 class TestTwoProcesses:
@@ -177,24 +222,35 @@ class TestTwoProcesses:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        return next(path for path in runs.iterdir() if path.is_dir())
+        return next(path for path in runs.iterdir() if path.name != ".locks")
 
-    @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-    def test_two_processes_learn_as_one_that_accumulates(self, tmp_path: Path, parallel: str) -> None:
-        two = self.torchrun(tmp_path / "two", f"runtime.parallel={parallel}", "trainer.ema_decay=0.9")
-        one = tiny_config(f"runtime.runs_dir={tmp_path / 'one'}", "trainer.accumulate=2", "trainer.ema_decay=0.9")
+    @pytest.mark.parametrize(
+        "overrides",
+        [
+            ("trainer.ema_decay=0.9", "runtime.pictures=true"),
+            ("trainer.ema_decay=0.9", "runtime.parallel=fsdp", "runtime.pictures=true"),
+            ("trainer.accumulate=2",),
+            (*NTM, "trainer.bptt_length=2"),
+        ],
+        ids=["ddp", "fsdp", "accumulating", "truncated"],
+    )
+    def test_two_processes_learn_as_one_that_accumulates(self, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+        two = self.torchrun(tmp_path / "two", *overrides)
+        alone = [word for word in overrides if not word.startswith(("runtime", "trainer.accumulate"))]
+        times = 4 if "trainer.accumulate=2" in overrides else 2
+        one = tiny_config(f"runtime.runs_dir={tmp_path / 'one'}", *alone, f"trainer.accumulate={times}")
         assert train(one) == DONE
-        pairs = zip(rows(run_folder(one)), rows(two), strict=True)
-        for alone, together in pairs:
-            assert alone == pytest.approx(together, rel=1e-3), (alone, together)
+        for alone_row, together in zip(rows(run_folder(one)), rows(two), strict=True):
+            assert alone_row == pytest.approx(together, rel=1e-3), (alone_row, together)
+        assert (two / "learning_curve.png").exists() == ("runtime.pictures=true" in overrides)
 
-    @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-    def test_two_processes_resume_bit_for_bit(self, tmp_path: Path, parallel: str) -> None:
-        overrides = (f"runtime.parallel={parallel}", "trainer.ema_decay=0.9", "trainer.save_every=3")
-        straight = self.torchrun(tmp_path / "straight", *overrides)
-        cut = self.torchrun(tmp_path / "cut", *overrides)
+    @pytest.mark.parametrize("overrides", [(), ("runtime.parallel=fsdp",), STREAM], ids=["ddp", "fsdp", "carried"])
+    def test_two_processes_resume_bit_for_bit(self, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+        given = (*overrides, "trainer.ema_decay=0.9", "trainer.save_every=3")
+        straight = self.torchrun(tmp_path / "straight", *given)
+        cut = self.torchrun(tmp_path / "cut", *given)
         roll_back(cut, 3)
-        self.torchrun(tmp_path / "cut", *overrides)
+        self.torchrun(tmp_path / "cut", *given)
         assert files(cut) == files(straight)
 
 

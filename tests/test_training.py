@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ import torch
 from tiny import ALONE, tiny_config, tiny_trainer
 
 from memnets.config import build
+from memnets.contracts import detach
 from memnets.tasks.base import Criterion
 from memnets.training import checkpoint
 from memnets.training.checkpoint import CheckpointError
 from memnets.training.distributed import choose_device
 from memnets.training.ema import MovingAverage
-from memnets.training.evaluation import evaluate
+from memnets.training.evaluation import EVALUATION_SEED, evaluate
 from memnets.training.logger import Service
-from memnets.training.progress import NonFiniteError
+from memnets.training.progress import NonFiniteError, Progress
 from memnets.training.schedule import Constant, Cosine, Halving, Warmup
 from memnets.training.settings import EarlyStopping
 from memnets.training.trainer import Trainer, step_seed
@@ -245,10 +247,46 @@ class TestSettings:
         names = [path.name for path in checkpoint.checkpoints(tmp_path / "checkpoints")]
         assert names == ["step_00000005", "step_00000006"]
 
-    def test_metrics_do_not_depend_on_the_evaluation_batch_size(self) -> None:
-        experiment = build(tiny_config())
-        one, other = (evaluate(experiment.model, experiment.task.at_length(3), "test", 12, ALONE) for _ in range(2))
-        assert one == other
+    @pytest.mark.parametrize("batch_size", [5, 12, 64])
+    def test_metrics_are_over_all_sequences_of_a_split(self, batch_size: int) -> None:
+        """Segmented recall's batches differ in what they count at: a mean of means would be another number."""
+        experiment = build(tiny_config(*STREAM, "task.eval_sequences=12"))
+        task, model = experiment.task, experiment.model
+        found = evaluate(model, task, "test", batch_size, ALONE)
+        total = count = 0.0
+        for index in range(task.num_batches("test", batch_size)):
+            batch = task.batch("test", index, batch_size, EVALUATION_SEED)
+            with torch.no_grad():
+                total += task.loss(model.eval()(batch.inputs)[0], batch).item()
+            count += batch.mask.sum().item()
+        assert task.num_batches("test", batch_size) == -(-12 // batch_size)
+        assert found["loss"] == pytest.approx(total / count, rel=1e-6)
+
+    def test_truncated_gradient_is_the_sum_over_windows(self, tmp_path: Path) -> None:
+        trainer = tiny_trainer(tmp_path, "trainer.bptt_length=3", "task.min_length=3", "trainer.clip_norm=null")
+        before = [weight.detach().clone() for weight in trainer.model.parameters()]
+        trainer.train_step()
+        found = [weight.grad for weight in trainer.model.parameters()]
+        for weight, value in zip(trainer.model.parameters(), before, strict=True):
+            weight.data.copy_(value)
+        trainer.model.zero_grad()
+        batch, state = trainer.task.batch("train", 0, 4, 0), None
+        for window in batch.windows(3):
+            outputs, state = trainer.model(window.inputs, detach(state))
+            (trainer.task.loss(outputs, window) / batch.mask.sum()).backward()
+        for weight, gradient in zip(trainer.model.parameters(), found, strict=True):
+            torch.testing.assert_close(gradient, weight.grad, rtol=1e-5, atol=1e-8)
+
+    def test_rows_that_begin_get_a_fresh_state(self, tmp_path: Path) -> None:
+        trainer = tiny_trainer(tmp_path, "trainer.carry_state=true")
+        batch = trainer.task.batch("train", 0, 4, 0)
+        starts = torch.tensor([True, False, False, True])
+        trainer.carried = trainer.model(batch.inputs)[1]
+        state = trainer._first_state(replace(batch, starts=starts))
+        assert torch.equal(state.hidden[starts], torch.zeros_like(state.hidden[starts]))
+        assert torch.equal(state.hidden[~starts], trainer.carried.hidden[~starts])
+        assert trainer._first_state(replace(batch, starts=torch.zeros(4, dtype=torch.bool))) is trainer.carried
+        assert trainer._first_state(replace(batch, starts=None)) is None
 
     @pytest.mark.parametrize(
         ("schedule", "factors"),
@@ -305,6 +343,53 @@ class TestFaults:
         other = tiny_trainer(tmp_path / "large", "model.hidden_size=9")
         with pytest.raises(CheckpointError, match="does not fit this model"):
             other.load(checkpoint.checkpoints(tmp_path / "small" / "checkpoints")[-1])
+
+    def test_another_optimizers_state_is_refused(self, tmp_path: Path) -> None:
+        finished(tmp_path / "adam")
+        path = checkpoint.checkpoints(tmp_path / "adam" / "checkpoints")[-1]
+        for other in ("rmsprop", "sgd"):
+            with pytest.raises(CheckpointError, match="another optimizer's state"):
+                tiny_trainer(tmp_path / other, f"optim={other}").load(path)
+
+    def test_another_number_of_processes_is_refused(self, tmp_path: Path) -> None:
+        finished(tmp_path)
+        path = checkpoint.checkpoints(tmp_path / "checkpoints")[-1]
+        trainer = tiny_trainer(tmp_path)
+        trainer.group = replace(ALONE, count=2)
+        with pytest.raises(CheckpointError, match="written by 1 processes"):
+            trainer.load(path)
+
+    def test_a_cut_while_a_checkpoint_is_replaced_leaves_one_to_resume(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        trainer = finished(tmp_path, "trainer.save_every=3")
+        trainer._saved_step = None
+
+        def killed(path: Path, ignore_errors: bool = False) -> None:
+            if path.exists():
+                next(path.glob("*.safetensors"), path / "state.json").unlink()
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoint.shutil, "rmtree", killed)
+            with pytest.raises(KeyboardInterrupt):
+                trainer.save()
+        newest = checkpoint.latest(tmp_path / "checkpoints")
+        assert newest is not None
+        checkpoint.verify(newest)
+
+    def test_a_start_from_another_run_takes_its_weights_and_none_of_its_judgements(self, tmp_path: Path) -> None:
+        stopping = "trainer.early_stopping={_target_: memnets.training.settings.EarlyStopping}"
+        finished(tmp_path / "first", stopping, "trainer.eval_every=1")
+        path = checkpoint.checkpoints(tmp_path / "first" / "checkpoints")[-1]
+        trainer = tiny_trainer(tmp_path / "second", "optim.weight_decay=7.0", stopping)
+        trainer.logger.metrics({"split": "train", "step": 1})  # from an attempt that died before its first checkpoint
+        trainer.load(path, continues=False)
+        assert trainer.progress == Progress(step=6)
+        assert trainer.optimizer.param_groups[0]["weight_decay"] == 7.0
+        assert trainer.logger.position == 0
+        saved = checkpoint.load(path, ALONE.device).tensors["model"]
+        assert all(torch.equal(weight, saved[name]) for name, weight in trainer.model.named_parameters())
 
     def test_a_failing_service_is_one_warning(self) -> None:
         class Failing:

@@ -51,7 +51,7 @@ def save(
     The leading process writes `tensors` and `state`, every process its `own` tensors under `<name>.rank<r>`. Nothing
     with the final name exists before all of it is on disk.
     """
-    final, partial = folder / f"step_{step:08d}", folder / f".partial_{step:08d}"
+    final, partial = step_folder(folder, step), folder / f".partial_{step:08d}"
     if group.leads:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -105,8 +105,8 @@ def verify(path: Path) -> None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Return all checkpoints below a folder, oldest first."""
-    return sorted(path for path in folder.glob("step_*") if path.is_dir())
+    """Return all checkpoints below a folder, oldest first; what was cut off while being written is none."""
+    return sorted(path for path in folder.glob("step_*") if (path / MANIFEST).exists())
 
 
 def latest(folder: Path) -> Path | None:
@@ -115,10 +115,16 @@ def latest(folder: Path) -> Path | None:
 
 
 def prune(folder: Path, keep: int, also: int | None = None) -> None:
-    """Delete all but the newest `keep` checkpoints, and the one of step `also`."""
-    for path in checkpoints(folder)[:-keep]:
-        if also is None or path.name != f"step_{also:08d}":
-            shutil.rmtree(path)
+    """Delete all but the newest `keep` checkpoints and the one of step `also`, and what was left half written."""
+    spared = checkpoints(folder)[-keep:] + ([] if also is None else [step_folder(folder, also)])
+    for path in folder.iterdir():
+        if path not in spared:
+            _discard(path)
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / f"step_{step:08d}"
 
 
 def sha256(path: Path) -> str:
@@ -140,9 +146,17 @@ def _seal(partial: Path, final: Path) -> None:
     write_synced(partial / MANIFEST, json.dumps({"sha256": {path.name: sha256(path) for path in files}}, indent=1))
     _sync(partial)
     if final.exists():
-        shutil.rmtree(final)  # same step of the same run: equal by construction
+        _discard(final)  # the same step of the same run, from before a cut
     partial.rename(final)
     _sync(final.parent)
+
+
+def _discard(path: Path) -> None:
+    """Delete a folder under another name, so that a half deleted one is never taken for a checkpoint."""
+    aside = path.with_name(f".discarded_{path.name.lstrip('.')}")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    shutil.rmtree(aside)
 
 
 def _sync(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -63,28 +65,35 @@ def processes(device: str = "auto") -> Iterator[Processes]:
         group.wait()  # a process that leaves early can bring the others down
     finally:
         if count > 1:
+            gc.collect()  # a wrapped model in a reference cycle would hold the group until the interpreter is half gone
             dist.destroy_process_group()
 
 
 def choose_device(device: str, local_rank: int = 0) -> torch.device:
-    """Return the device by name; `auto` is this process's GPU if there is one, else the CPU.
+    """Return the device by name; `cuda` is this process's GPU, `auto` this if there is one and else the CPU.
 
     Raises:
         ValueError: the name is no device, or the machine has none such.
     """
     if device == "auto":
-        device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        chosen = torch.device(device)
+        chosen = torch.device(f"cuda:{local_rank}" if device == "cuda" else device)
         torch.empty(0, device=chosen)
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"runtime.device={device} can't be used here: {str(error).splitlines()[0]}") from error
     return chosen
 
 
-def distribute(model: nn.Module, group: Processes, parallel: Literal["ddp", "fsdp"]) -> nn.Module:
-    """Wrap the model so that gradients are averaged over processes; `fsdp` also shards weights and optimizer state."""
-    if group.count == 1:
+def distribute(model: nn.Module, group: Processes, parallel: Literal["ddp", "fsdp"], pieces: bool) -> nn.Module:
+    """Wrap the model so that gradients are averaged over processes; `fsdp` also shards weights and optimizer state.
+
+    With `pieces`, a sequence is read in several forward passes, and the last alone does not use every parameter. DDP
+    can't reduce such gradients as they come: the model stays as it is, for `average_gradients`.
+    """
+    if group.count == 1 or (parallel == "ddp" and pieces):
         return model
     if parallel == "ddp":
         return DistributedDataParallel(model)
@@ -94,6 +103,19 @@ def distribute(model: nn.Module, group: Processes, parallel: Literal["ddp", "fsd
     mesh = init_device_mesh(group.device.type, (group.count,))
     fully_shard(model, mesh=mesh, reshard_after_forward=True)  # also after an evaluation, which has no backward
     return model
+
+
+def average_gradients(model: nn.Module, group: Processes) -> None:
+    """Average the gradients of a model that no wrapper averages; one that a process lacks counts as zero."""
+    weights = list(model.parameters())
+    if group.count == 1 or isinstance(model, DistributedDataParallel) or any(isinstance(w, DTensor) for w in weights):
+        return
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+    flat = torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
+    flat = group.sum(flat) / group.count
+    for weight, piece in zip(weights, flat.split([weight.numel() for weight in weights]), strict=True):
+        weight.grad = piece.view_as(weight)
 
 
 def plain(model: nn.Module) -> Any:

@@ -15,11 +15,13 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
+from memnets.check import ConfigError
 from memnets.files import write_atomic
+from memnets.tasks.base import DataError
 from memnets.training import checkpoint
 from memnets.training.checkpoint import CheckpointError
 from memnets.training.distributed import Processes
@@ -29,6 +31,7 @@ from memnets.training.reporter import Reporter
 from memnets.training.settings import LoggerSettings, RuntimeSettings
 from memnets.training.trainer import Trainer
 
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 DONE, FAILED, REFUSED, NOT_FINITE, INTERRUPTED = 0, 1, 2, 3, 75
 
 
@@ -44,11 +47,14 @@ def status_of(folder: Path) -> dict[str, Any]:
 def locked(folder: Path, group: Processes) -> Iterator[None]:
     """Let the leading process hold a run folder, so that two runs never train in it at once.
 
+    The lock lies beside the folder, which may be moved aside while it is held.
+
     Raises:
         BlockingIOError: another run holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    path = folder.parent / ".locks" / folder.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
         held = True
         if group.leads:
             try:
@@ -60,10 +66,18 @@ def locked(folder: Path, group: Processes) -> Iterator[None]:
         yield
 
 
-def prepare(folder: Path, resume: str) -> Path | None:
-    """Make the folder ready and return the checkpoint to continue from.
+class Source(NamedTuple):
+    """A checkpoint to go on from; `own` if it is this very run's."""
 
-    `auto` takes the folder's newest; `never` moves an old folder aside; a path is a checkpoint or a run folder.
+    path: Path
+    own: bool
+
+
+def prepare(folder: Path, resume: str) -> Source | None:
+    """Make the folder ready and return what to go on from.
+
+    The folder's own newest checkpoint comes first. `never` moves an old folder aside; a path is a checkpoint or a run
+    folder to start from.
 
     Raises:
         CheckpointError: the path given holds no checkpoint.
@@ -72,24 +86,23 @@ def prepare(folder: Path, resume: str) -> Path | None:
         folder.rename(folder.with_name(f"{folder.name}.old-{now().replace(':', '')}"))
     folder.mkdir(parents=True, exist_ok=True)
     newest = checkpoint.latest(folder / "checkpoints")
-    if newest is not None or resume in ("auto", "never"):
-        return newest
-    return find_checkpoint(Path(resume))
+    if newest is not None:
+        return Source(newest, own=True)
+    return None if resume in ("auto", "never") else Source(find_checkpoint(Path(resume)), own=False)
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return a checkpoint from its own path or the newest of a run folder.
+    """Return a checkpoint from its own path, or of a run folder the one that was tested, or else the newest.
 
     Raises:
         CheckpointError: there is none.
     """
     if (path / checkpoint.MANIFEST).exists():
         return path
-    found = checkpoint.latest(path / "checkpoints")
+    tested = path / "checkpoints" / str(status_of(path).get("tested_checkpoint"))
+    found = tested if tested.exists() else checkpoint.latest(path / "checkpoints")
     if found is None:
-        raise CheckpointError(
-            f"no checkpoint at {path}: give a run folder that has some, or a folder like step_00001000"
-        )
+        raise CheckpointError(f"no checkpoint at {path}: give a run folder that has one, or its folder step_…")
     return found
 
 
@@ -101,23 +114,24 @@ class Run:
         make_trainer: Callable[[RunLogger], Trainer],
         folder: Path,
         config: dict[str, Any],
-        logger: LoggerSettings,
-        runtime: RuntimeSettings,
         group: Processes,
         overrides: Sequence[str] = (),
     ) -> None:
         self.folder, self.config, self.group, self.overrides = folder, config, group, overrides
-        self.settings, self.runtime, self.make_trainer = logger, runtime, make_trainer
+        self.logger, self.runtime = LoggerSettings(**config["logger"]), RuntimeSettings(**config["runtime"])
+        self.make_trainer = make_trainer
         self.trainer: Trainer | None = None
         self.started = now()
+        self._interrupted = False
 
     def execute(self) -> int:
         """Train; return the exit code. Whatever happens, `status.json` says it."""
         try:
-            outcome = self._train()
+            with self._signals():
+                outcome = self._train()
         except NonFiniteError as error:
             return self._fail(error, NOT_FINITE)
-        except CheckpointError as error:
+        except (CheckpointError, ConfigError, DataError) as error:
             return self._fail(error, REFUSED)
         except Exception as error:
             return self._fail(error, FAILED)
@@ -129,21 +143,23 @@ class Run:
         source = self.group.share(prepare(self.folder, self.runtime.resume) if self.group.leads else None)
         if self.group.leads:
             write_atomic(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
-            facts = {**environment(self.group.device), "overrides": list(self.overrides)}
-            write_json(self.folder / "environment.json", facts)
+            facts = {"overrides": list(self.overrides), "processes": self.group.count}
+            write_json(self.folder / "environment.json", {**environment(self.group.device), **facts})
             (self.folder / "traceback.txt").unlink(missing_ok=True)
-        logger = RunLogger(self.folder, self.settings if self.group.leads else LoggerSettings(), self.config)
+        self._status("running")
+        logger = RunLogger(self.folder, self.logger if self.group.leads else LoggerSettings(), self.config)
         self.trainer = trainer = self.make_trainer(logger)
-        if source is None and self.group.leads:
-            logger.rewind(0)
         if source is not None:
-            trainer.load(source, continues=source.is_relative_to(self.folder))
-        style = self.settings.progress if self.group.leads else "none"
+            trainer.load(source.path, continues=source.own)
+        elif self.group.leads:
+            logger.rewind(0)
+        style = self.logger.progress if self.group.leads else "none"
         trainer.reporter = Reporter(trainer.settings.max_steps, style, trainer.progress.step)
+        if self._interrupted:
+            trainer.interrupt()
         self._status("running")
         try:
-            with _signals(trainer):
-                return trainer.fit()
+            return trainer.fit()
         finally:
             trainer.reporter.close()
             logger.close()
@@ -172,6 +188,7 @@ class Run:
             "step": progress.step,
             "sequences": self.trainer.sequences,
             "seconds": round(progress.seconds, 3),
+            "tested_checkpoint": self.trainer.tested_checkpoint.name,
             "parameters": sum(weight.numel() for weight in self.trainer.model.parameters()),
         }
         if self.trainer.task.solved is not None:
@@ -180,21 +197,21 @@ class Run:
             reached |= {"solved_at_step": solved, "solved_at_sequences": sequences}
         return reached
 
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Save and stop on SIGTERM, SIGUSR1 (a scheduler's warning) and Ctrl-C; a second Ctrl-C stops at once."""
 
-@contextmanager
-def _signals(trainer: Trainer) -> Iterator[None]:
-    """Save and stop on SIGTERM, SIGUSR1 (a scheduler's warning) and Ctrl-C; a second Ctrl-C stops at once."""
+        def handle(number: int, frame: Any) -> None:
+            if number == signal.SIGINT:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            print(f"\n{signal.Signals(number).name}: saving a checkpoint after this step", file=sys.stderr)
+            self._interrupted = True
+            if self.trainer is not None:
+                self.trainer.interrupt()
 
-    def handle(number: int, frame: Any) -> None:
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        print(f"\n{signal.Signals(number).name}: saving a checkpoint after this step", file=sys.stderr)
-        trainer.interrupt()
-
-    watched = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    before = {number: signal.signal(number, handle) for number in watched}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        before = {number: signal.signal(number, handle) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Constant rate; the base of all schedules. `schedule(step)` is the factor for step number `step`, from 0."""
+class Schedule(ABC):
+    """`schedule(step)` is the factor for step number `step`, from 0."""
 
+    @abstractmethod
     def __call__(self, step: int) -> float:
-        """Return 1."""
-        return 1.0
+        """Return the factor."""
 
 
 @dataclass(frozen=True)
 class Constant(Schedule):
     """The base rate throughout."""
+
+    def __call__(self, step: int) -> float:
+        """Return 1."""
+        return 1.0
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,7 @@ def gather(
     }
     if average is not None:
         tensors["average"] = {name: _full(tensor) for name, tensor in average.named().items()}
-    rest = {
-        "scalars": {key: value for key, value in per_parameter.items() if not isinstance(value, Tensor)},
-        "param_groups": optimizer_state.get("param_groups", []),
-    }
-    return tensors, rest
+    return tensors, {key: value for key, value in per_parameter.items() if not isinstance(value, Tensor)}
 
 
 def restore(
@@ -52,18 +48,19 @@ def restore(
     """Put a checkpoint's tensors back.
 
     Raises:
-        CheckpointError: it belongs to a model of other names or shapes, or lacks the moving average asked for.
+        CheckpointError: it belongs to another model or optimizer, or lacks the moving average asked for.
     """
     restore_model(checkpoint, model)
-    rest = checkpoint.state["optimizer"]
     state: dict[str, dict[str, Any]] = {}
-    for key, value in {**checkpoint.tensors.get("optimizer", {}), **rest["scalars"]}.items():
+    for key, value in {**checkpoint.tensors.get("optimizer", {}), **checkpoint.state["optimizer"]}.items():
         name, _, field = key.rpartition(SEPARATOR)
         state.setdefault(name, {})[field] = value
-    options = StateDictOptions(full_state_dict=True)
-    if state:  # plain SGD has none, which the setter can't handle
-        full_state: Any = {"state": state, "param_groups": rest["param_groups"]}
-        set_optimizer_state_dict(model, optimizer, full_state, options=options)
+    now: dict[str, Any] = get_optimizer_state_dict(model, optimizer)
+    if _fields(now.get("state", {})) != _fields(state):
+        raise CheckpointError(f"{checkpoint.path} holds another optimizer's state: set optim as it was there")
+    if state:  # plain SGD has none, which the setter can't handle; rates and the like stay as configured
+        full_state: Any = {"state": state, "param_groups": now["param_groups"]}
+        set_optimizer_state_dict(model, optimizer, full_state, options=StateDictOptions(full_state_dict=True))
     if average is not None:
         if "average" not in checkpoint.tensors:
             raise CheckpointError(f"{checkpoint.path} holds no moving average: it was trained with ema_decay=null")
@@ -84,6 +81,10 @@ def restore_model(checkpoint: Checkpoint, model: nn.Module, averaged: bool = Fal
         set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True))
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{checkpoint.path} does not fit this model: {error}") from error
+
+
+def _fields(state: dict[str, dict[str, Any]]) -> set[str]:
+    return {field for values in state.values() for field in values}
 
 
 def _full(tensor: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ from memnets.contracts import Batch, Split, detach, from_named, named_tensors, r
 from memnets.models.base import SequenceModel
 from memnets.tasks.base import Task
 from memnets.training import checkpoint
-from memnets.training.distributed import Processes, distribute, plain, without_sync
+from memnets.training.checkpoint import CheckpointError
+from memnets.training.distributed import Processes, average_gradients, distribute, plain, without_sync
 from memnets.training.ema import MovingAverage
 from memnets.training.evaluation import evaluate, measures, quotient
 from memnets.training.logger import RunLogger
@@ -56,12 +57,14 @@ class Trainer:
         model = model.to(group.device)
         if settings.compile:
             model.compiled_part().compile()
-        self.model = distribute(model, group, parallel)
+        pieces = settings.carry_state or settings.bptt_length is not None
+        self.model = distribute(model, group, parallel, pieces)
         self.optimizer = make_optimizer(self.model.parameters())
         self.base_rates = [parameters["lr"] for parameters in self.optimizer.param_groups]
         self.average = MovingAverage(self.model, settings.ema_decay) if settings.ema_decay else None
         self.carried: Any = None
         self._interrupted = False
+        self._saved_step: int | None = None
 
     def interrupt(self) -> None:
         """Ask for a checkpoint and a stop after the current step."""
@@ -85,8 +88,7 @@ class Trainer:
             if stopping and self.progress.outcome is None:
                 self.save()
                 return "interrupted"
-        if checkpoint.latest(self.folder) is None or self.progress.step % self.settings.save_every:
-            self.save()
+        self.save()
         self.test()
         return self.progress.outcome
 
@@ -111,6 +113,7 @@ class Trainer:
             with torch.no_grad():
                 for name, ratio in measures(self.task, outputs, batch).items():
                     sums[name] = sums.get(name, 0) + torch.stack(ratio).double()
+        average_gradients(self.model, self.group)
         norm = self._clip()
         stopping = self._add_up(sums, norm)
         self.optimizer.step()
@@ -120,39 +123,48 @@ class Trainer:
         return stopping
 
     def save(self) -> None:
-        """Write a checkpoint of everything, and drop the oldest.
+        """Write a checkpoint of everything, unless this step has one, and drop the oldest.
 
         Raises:
             NonFiniteError: a weight is NaN or infinite; the checkpoints there are stay.
         """
+        if self._saved_step == self.progress.step:
+            return
         if not all(weight.isfinite().all() for weight in self.model.parameters()):
             raise NonFiniteError(self.progress.step, self.seed)
         self.progress.metrics_position = self.logger.position
         tensors, optimizer = gather(self.model, self.optimizer, self.average)
         own = {"carried": named_tensors(self.carried)} if self.carried is not None else {}
-        state = {"progress": asdict(self.progress), "optimizer": optimizer, "seed": self.seed}
+        state = {"progress": asdict(self.progress), "optimizer": optimizer, "processes": self.group.count}
         checkpoint.save(self.folder, self.progress.step, tensors, own, state, self.group)
+        self._saved_step = self.progress.step
         if self.group.leads:
             checkpoint.prune(self.folder, self.settings.keep_checkpoints, self.progress.best_step)
 
     def load(self, path: Path, continues: bool = True) -> None:
-        """Resume from a checkpoint. `continues` takes up its metrics file too; otherwise it only gives the state.
+        """Take up a checkpoint: of this very run if it `continues`, of another one as a point to start from.
+
+        From another run come weights, optimizer state, carried state and the step; its metrics and judgements do not.
 
         Raises:
-            CheckpointError: it is damaged, or belongs to another model.
+            CheckpointError: it is damaged, belongs to another model or optimizer, or to other processes.
         """
         saved = checkpoint.load(path, self.group.device, self.group.rank)
+        if saved.state["processes"] != self.group.count:
+            raise CheckpointError(
+                f"{path} was written by {saved.state['processes']} processes, which saw other batches than "
+                f"{self.group.count} would: resume with as many"
+            )
         restore(saved, self.model, self.optimizer, self.average)
-        self.progress = Progress(**saved.state["progress"])
+        progress = Progress(**saved.state["progress"])
+        self.progress = progress if continues else Progress(step=progress.step)
         if "carried" in saved.tensors:
             with torch.no_grad():
                 like = plain(self.model).initial_state(self.settings.batch_size)
             self.carried = from_named(saved.tensors["carried"], like)
-        if continues:
-            if self.group.leads:
-                self.logger.rewind(self.progress.metrics_position)
-        else:
-            self.progress.outcome = None
+        self._saved_step = progress.step if continues else None
+        if self.group.leads:
+            self.logger.rewind(self.progress.metrics_position)
 
     def evaluate(self, task: Task, split: Split) -> dict[str, float]:
         """Return metrics on a split, with averaged weights if they are kept."""
@@ -160,10 +172,16 @@ class Trainer:
         with self.average.swapped() if self.average is not None else nullcontext():
             return evaluate(self.model, task, split, self.settings.eval_batch_size, self.group, bfloat16)
 
+    @property
+    def tested_checkpoint(self) -> Path:
+        """The checkpoint whose weights are tested: the best where early stopping chose one, else the last."""
+        best = self.progress.best_step
+        return checkpoint.step_folder(self.folder, self.progress.step if best is None else best)
+
     def test(self) -> None:
         """Log metrics on the task's test sets, with the best weights where early stopping chose them."""
-        if self.settings.early_stopping is not None and self.progress.best_step is not None:
-            best = checkpoint.load(self.folder / f"step_{self.progress.best_step:08d}", self.group.device)
+        if self.progress.best_step is not None:
+            best = checkpoint.load(self.tested_checkpoint, self.group.device)
             restore(best, self.model, self.optimizer, self.average)
         for name, task in self.task.test_sets().items():
             self._log(name, self.evaluate(task, "test"))
@@ -178,10 +196,9 @@ class Trainer:
     def _backward(self, batch: Batch, count: Tensor, last: bool) -> Tensor:
         """Add the gradient of a batch's share of the mean loss; return its outputs."""
         state = self._first_state(batch)
-        windows = list(batch.windows(self.settings.bptt_length))
         outputs = []
-        for number, window in enumerate(windows):
-            with without_sync(self.model, last and number == len(windows) - 1):
+        for window in batch.windows(self.settings.bptt_length):
+            with without_sync(self.model, last):
                 with torch.autocast(self.group.device.type, torch.bfloat16, self.settings.precision == "bfloat16"):
                     window_outputs, state = self.model(window.inputs, state)
                     loss = self.task.loss(window_outputs, window)
@@ -218,7 +235,8 @@ class Trainer:
         self.progress.norms = [self.progress.norms[0] + norm, self.progress.norms[1] + 1]
         if not (np.isfinite(norm) and np.isfinite(rows[0][0])):
             per_step = self.settings.accumulate * self.group.count
-            data = f"task.batch('train', {self.progress.step * per_step}, {self.settings.batch_size}, {self.seed})"
+            first = self.progress.step * (self.settings.accumulate if self.settings.carry_state else per_step)
+            data = f"task.batch('train', {first}, {self.settings.batch_size}, {self.seed})"
             raise NonFiniteError(self.progress.step, self.seed, rows[0][0], norm, data)
         return rows[-1][0] > 0
 
@@ -235,7 +253,7 @@ class Trainer:
         solved, further = self.progress.solved_at_step, settings.stop_after_solved
         if solved is not None and further is not None and step >= solved + further:
             self.progress.outcome = "solved"
-        if step % settings.save_every == 0:
+        if step % settings.save_every == 0 or self.progress.best_step == step:
             self.save()
         return marked
 
@@ -262,7 +280,6 @@ class Trainer:
         if stopping.improves(row[stopping.metric], self.progress.best_value):
             self.progress.best_value, self.progress.best_step = row[stopping.metric], self.progress.step
             self.progress.failures = 0
-            self.save()
             return
         self.progress.failures += 1
         if self.progress.failures >= stopping.patience:
