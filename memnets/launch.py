@@ -10,6 +10,7 @@ import torch
 
 from memnets.check import ConfigError
 from memnets.config import Experiment, build, run_folder
+from memnets.ops.backend import use_backend
 from memnets.tasks.base import DataError
 from memnets.training.distributed import Processes, processes
 from memnets.training.logger import RunLogger
@@ -49,9 +50,10 @@ def _train_in(folder: Path, config: dict[str, Any], group: Processes, overrides:
         group,
         overrides,
     )
-    code = run.execute()
-    if code == DONE and group.leads and runtime.pictures:
-        write_trace(experiment.model, experiment.task, folder, group.device)
+    with use_backend(runtime.backend):
+        code = run.execute()
+        if code == DONE and group.leads and runtime.pictures:
+            write_trace(experiment.model, experiment.task, folder, group.device)
     return code
 
 
