@@ -242,7 +242,7 @@ def _gradient(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
 
 def _fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
     inputs, read_vectors, _, input_weight, recurrent, bias, interface, interface_bias = arguments[5:13]
-    memories, weights, read_heads = arguments[16], arguments[17], arguments[20]
+    memories, weights, read_heads = arguments[17], arguments[18], arguments[21]
     batch, _, word, slots = memories.shape
     gates, cells = input_weight.shape[0], 0 if recurrent is None else interface.shape[1]
     shapes = [

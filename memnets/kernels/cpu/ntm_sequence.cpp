@@ -331,7 +331,7 @@ Forward forward(const Tensor& inputs, const Tensor& memory, const Tensor& read_w
   saved.weights.select(1, 0).narrow(1, 0, reads).copy_(read_weights);
   saved.weights.select(1, 0).narrow(1, reads, writes).copy_(write_weights);
   if (sizes.lstm) saved.cells.select(1, 0).copy_(*cell);
-  const Tensor projected = at::addmm(bias, inputs.reshape({-1, sizes.input}), input_weight.narrow(1, 0, sizes.input).t())
+  const Tensor projected = at::addmm(bias, inputs.reshape({sizes.batch * sizes.steps, sizes.input}), input_weight.narrow(1, 0, sizes.input).t())
                                .view({sizes.batch, sizes.steps, sizes.gates});
   const Tensor start = initial_features(hidden, read_vectors, sizes);
   AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "ntm_sequence", [&] {
@@ -384,7 +384,7 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
   const Tensor before = at::cat({start, features.narrow(1, 0, sizes.steps - 1)}, 1);
   const Tensor seen = at::cat({inputs, before.narrow(2, sizes.hidden, sizes.reads()), before.narrow(2, 0, sizes.hidden)}, 2);
   const Tensor flat_gates = d_gates.view({-1, sizes.gates}), flat_interface = d_interface.view({-1, sizes.interface});
-  const Tensor d_seen_weight = at::mm(flat_gates.t(), seen.view({-1, seen.size(2)}));
+  const Tensor d_seen_weight = at::mm(flat_gates.t(), seen.flatten(0, 1));
   const Tensor d_inputs = at::mm(flat_gates, input_weight.narrow(1, 0, sizes.input)).view(inputs.sizes());
   const Tensor d_interface_weight =
       at::mm(flat_interface.t(), features.view({-1, sizes.features()}).narrow(1, 0, sizes.hidden));
