@@ -10,6 +10,7 @@ from pathlib import Path
 from memnets.check import ConfigError, Problem
 from memnets.config import build, load
 from memnets.contracts import Split
+from memnets.ops.backend import use_backend
 from memnets.tasks.base import SPLITS, Task
 from memnets.training import checkpoint
 from memnets.training.distributed import processes
@@ -45,7 +46,7 @@ def evaluate_checkpoint(wanted: Evaluation) -> dict[str, dict[str, float]]:
     config = load(folder / "config.yaml", wanted.overrides)
     experiment = build(config)
     split: Split = SPLITS[SPLITS.index(wanted.split)]
-    with processes(experiment.runtime.device) as group:
+    with processes(experiment.runtime.device) as group, use_backend(experiment.runtime.backend):
         model = experiment.model.to(group.device)
         restore_model(checkpoint.load(path, group.device), model, averaged=True)
         bfloat16 = experiment.trainer.precision == "bfloat16"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from memnets.config import Experiment, build, run_folder
+from memnets.ops.backend import use_backend
 from memnets.training import checkpoint
 from memnets.training.distributed import Processes, processes
 from memnets.training.logger import RunLogger
@@ -45,9 +46,10 @@ def _train_in(folder: Path, config: dict[str, Any], group: Processes, overrides:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(runtime.deterministic)
     run = Run(lambda logger: make_trainer(build(config), folder, logger, group), folder, config, group, overrides)
-    code = run.execute()
-    if code == DONE and group.leads and runtime.pictures:
-        trace_run(folder, config, group.device)
+    with use_backend(runtime.backend):
+        code = run.execute()
+        if code == DONE and group.leads and runtime.pictures:
+            trace_run(folder, config, group.device)
     return code
 
 

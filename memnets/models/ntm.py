@@ -17,6 +17,7 @@ from memnets.memory.addressing import Addressing
 from memnets.memory.initial_memory import ConstantMemory
 from memnets.models.base import InputLayer, SequenceModel, check_spec
 from memnets.models.controller import Controller, LSTMController
+from memnets.models.ntm_sequence import run_fused
 
 
 class NTMState(NamedTuple):
@@ -44,6 +45,19 @@ class NTMCell(nn.Module):
         read_vectors, access_state = self.access(hidden, state.access)
         features = torch.cat([hidden, rearrange(read_vectors, "b h w -> b (h w)")], dim=-1)
         return features, NTMState(controller_state, access_state, read_vectors)
+
+    def run(
+        self, inputs: Float[Tensor, "batch time input"], state: NTMState
+    ) -> tuple[Float[Tensor, "batch time features"], NTMState]:
+        """Features at every step, and the state after the last: in one kernel where one serves, else step by step."""
+        if fused := run_fused(self.controller, self.access, inputs, state):
+            features, after = fused
+            return features, NTMState(*after)
+        steps = []
+        for step_inputs in inputs.unbind(dim=1):
+            step_features, state = self(step_inputs, state)
+            steps.append(step_features)
+        return torch.stack(steps, dim=1), state
 
 
 class NTM(SequenceModel):
@@ -96,12 +110,9 @@ class NTM(SequenceModel):
     ) -> tuple[Float[Tensor, "batch time output"], NTMState]:
         """Logits at every step, and the state after the last."""
         state = self.initial_state(inputs.shape[0]) if state is None else state
-        features = []
-        for step_inputs in self.input(inputs).unbind(dim=1):
-            step_features, state = self.cell(step_inputs, state)
-            features.append(step_features)
-        return self.output(torch.stack(features, dim=1)), state
+        features, state = self.cell.run(self.input(inputs), state)
+        return self.output(features), state
 
     def compiled_part(self) -> nn.Module:
-        """Return the step: compiling the loop would compile once per sequence length."""
+        """Return the step: compiling the loop would compile once per sequence length. A sequence kernel bypasses it."""
         return self.cell

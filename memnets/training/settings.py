@@ -109,13 +109,15 @@ class LoggerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeSettings:
-    """Where and how to run. Only `deterministic` and `parallel` belong to a run's identity: the rest is housekeeping.
+    """Where and how to run. `deterministic`, `parallel` and `backend` belong to a run's identity; the rest doesn't.
 
     Attributes:
         device: `auto` takes a GPU if there is one.
         threads: CPU threads per process; null leaves PyTorch's choice.
         deterministic: refuse operations that are not reproducible.
         parallel: how several processes (`torchrun`) share the work; one process ignores it.
+        backend: what computes the ops: `auto` takes the fastest kernel that serves, `reference` plain PyTorch; `cpu`
+            and `triton` refuse what they can't serve.
         runs_dir: where run folders are made.
         resume: `auto` continues an unfinished run in its folder, `never` starts it anew (the old folder is kept under
             another name); a path starts from that checkpoint.
@@ -127,6 +129,7 @@ class RuntimeSettings:
     threads: int | None = None
     deterministic: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"
+    backend: Literal["auto", "reference", "cpu", "triton"] = "auto"
     runs_dir: str = "runs"
     resume: str = "auto"
     jobs: int = 1

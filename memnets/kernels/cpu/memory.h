@@ -1,0 +1,157 @@
+// Reading from and writing to one sequence's memory (NTM paper, equations 2 to 4).
+//
+// Here a memory lies word by word, M[word][slots], so that every inner loop runs over slots.
+#pragma once
+
+#include "matrix.h"
+#include "vector_math.h"
+
+namespace memnets {
+
+struct MemorySizes {
+  int64_t slots, word, read_heads, write_heads;
+};
+
+// 1 / sqrt(|M(n)|^2 + epsilon) of every slot n.
+template <class T>
+inline void inverse_norms(const T* MEMNETS_RESTRICT memory, T* MEMNETS_RESTRICT result, int64_t slots, int64_t word,
+                          T epsilon) {
+  constexpr int64_t block = 4 * Vector<T>::width;
+  for (int64_t first = 0; first < slots; first += block) {
+    const int64_t size = std::min(block, slots - first);
+    T sums[block] = {};
+    if (size == block) {  // a constant length: the sums stay in registers
+      for (int64_t w = 0; w < word; w++) {
+        const T* MEMNETS_RESTRICT row = memory + w * slots + first;
+        MEMNETS_SIMD for (int64_t n = 0; n < block; n++) sums[n] += row[n] * row[n];
+      }
+    } else {
+      for (int64_t w = 0; w < word; w++) {
+        const T* MEMNETS_RESTRICT row = memory + w * slots + first;
+        MEMNETS_SIMD for (int64_t n = 0; n < size; n++) sums[n] += row[n] * row[n];
+      }
+    }
+    MEMNETS_SIMD for (int64_t n = 0; n < size; n++) result[first + n] = T(1) / std::sqrt(sums[n] + epsilon);
+  }
+}
+
+// keep(n) = prod_h (1 - w_h(n) erase_h) over the write heads but `without` (-1: all), for one component of the words.
+template <class T>
+inline void kept(const T* weights, const T* erase, T* MEMNETS_RESTRICT keep, const MemorySizes& sizes, int64_t w,
+                 int64_t without = -1) {
+  std::fill_n(keep, sizes.slots, T(1));
+  for (int64_t h = 0; h < sizes.write_heads; h++) {
+    if (h == without) continue;
+    const T* MEMNETS_RESTRICT head = weights + h * sizes.slots;
+    const T factor = erase[h * sizes.word + w];
+    MEMNETS_SIMD for (int64_t n = 0; n < sizes.slots; n++) keep[n] *= T(1) - head[n] * factor;
+  }
+}
+
+// r_h = sum_n w_h(n) M(n) (equation 2), then M'(n) = M(n) prod_h (1 - w_h(n) erase_h) + sum_h w_h(n) add_h (3 and 4).
+//
+// `reads` [read_heads word]; `erase` and `add` [write_heads word]; `scratch` [slots].
+template <class T>
+inline void read_and_write(const T* MEMNETS_RESTRICT memory, const T* read_weights,
+                           const T* MEMNETS_RESTRICT write_weights, const T* erase, const T* add,
+                           T* MEMNETS_RESTRICT reads, T* MEMNETS_RESTRICT next, T* MEMNETS_RESTRICT scratch,
+                           const MemorySizes& sizes) {
+  const int64_t slots = sizes.slots;
+  for (int64_t w = 0; w < sizes.word; w++) {
+    const T* MEMNETS_RESTRICT row = memory + w * slots;
+    T* MEMNETS_RESTRICT after = next + w * slots;
+    for (int64_t h = 0; h < sizes.read_heads; h++) reads[h * sizes.word + w] = dot(read_weights + h * slots, row, slots);
+    if (sizes.write_heads == 1) {
+      const T erased = erase[w], added = add[w];
+      MEMNETS_SIMD for (int64_t n = 0; n < slots; n++)
+        after[n] = row[n] + write_weights[n] * (added - erased * row[n]);
+      continue;
+    }
+    kept(write_weights, erase, scratch, sizes, w);
+    MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) after[n] = row[n] * scratch[n];
+    for (int64_t h = 0; h < sizes.write_heads; h++)
+      add_scaled(after, write_weights + h * slots, add[h * sizes.word + w], slots);
+  }
+}
+
+// First half of the gradient of `read_and_write`: of the weights and of what was erased and added.
+//
+// `d_next` is the gradient of the new memory, `d_reads` that of the read vectors. `d_read_weights` and
+// `d_write_weights` grow; `d_erase` and `d_add` are set.
+template <class T>
+inline void access_backward(const T* MEMNETS_RESTRICT memory, const T* MEMNETS_RESTRICT d_next,
+                            const T* MEMNETS_RESTRICT d_reads, const T* MEMNETS_RESTRICT write_weights, const T* erase,
+                            const T* add, T* MEMNETS_RESTRICT d_read_weights, T* MEMNETS_RESTRICT d_write_weights,
+                            T* MEMNETS_RESTRICT d_erase, T* MEMNETS_RESTRICT d_add, T* MEMNETS_RESTRICT scratch,
+                            const MemorySizes& sizes) {
+  const int64_t slots = sizes.slots;
+  for (int64_t w = 0; w < sizes.word; w++) {
+    const T* MEMNETS_RESTRICT row = memory + w * slots;
+    const T* MEMNETS_RESTRICT d_row = d_next + w * slots;
+    for (int64_t h = 0; h < sizes.read_heads; h++)
+      add_scaled(d_read_weights + h * slots, row, d_reads[h * sizes.word + w], slots);
+    for (int64_t h = 0; h < sizes.write_heads; h++) {
+      const int64_t i = h * sizes.word + w;
+      const T erased = erase[i], added = add[i];
+      const T* MEMNETS_RESTRICT head = write_weights + h * slots;
+      T* MEMNETS_RESTRICT d_head = d_write_weights + h * slots;
+      T d_erased = 0, d_added = 0;
+      if (sizes.write_heads == 1) {
+#pragma omp simd reduction(+ : d_erased, d_added)
+        for (int64_t n = 0; n < slots; n++) {
+          const T d_both = d_row[n] * head[n];
+          d_head[n] += d_row[n] * (added - erased * row[n]);
+          d_erased -= d_both * row[n];
+          d_added += d_both;
+        }
+      } else {
+        kept(write_weights, erase, scratch, sizes, w, h);
+#pragma omp simd reduction(+ : d_erased, d_added)
+        for (int64_t n = 0; n < slots; n++) {
+          const T old = scratch[n] * row[n];
+          d_head[n] += d_row[n] * (added - erased * old);
+          d_erased -= d_row[n] * head[n] * old;
+          d_added += d_row[n] * head[n];
+        }
+      }
+      d_erase[i] = d_erased;
+      d_add[i] = d_added;
+    }
+  }
+}
+
+// Second half, once addressing has had its gradient: of the memory before the step (in place of `d_memory`, that of the
+// memory after it), and of the keys (`d_keys[h]`, one per head, each of `word` numbers; added to).
+//
+// `d_dots` [heads slots] and `d_norms` [slots] come from `address_backward`; with no keys (`keys` null) they are unread.
+template <class T>
+inline void memory_backward(const T* MEMNETS_RESTRICT memory, T* MEMNETS_RESTRICT d_memory, const T* d_reads,
+                            const T* read_weights, const T* write_weights, const T* erase, const T* keys,
+                            int64_t key_stride, const T* d_dots, const T* MEMNETS_RESTRICT d_norms, T* d_keys,
+                            T* MEMNETS_RESTRICT scratch, const MemorySizes& sizes) {
+  const int64_t slots = sizes.slots, heads = sizes.read_heads + sizes.write_heads;
+  for (int64_t w = 0; w < sizes.word; w++) {
+    const T* MEMNETS_RESTRICT row = memory + w * slots;
+    T* MEMNETS_RESTRICT d_row = d_memory + w * slots;
+    kept(write_weights, erase, scratch, sizes, w);
+    if (keys)
+      MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) d_row[n] = d_row[n] * scratch[n] - d_norms[n] * row[n];
+    else
+      MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) d_row[n] *= scratch[n];
+    for (int64_t h = 0; h < sizes.read_heads; h++)
+      add_scaled(d_row, read_weights + h * slots, d_reads[h * sizes.word + w], slots);
+    for (int64_t h = 0; keys && h < heads; h++) {
+      const T* MEMNETS_RESTRICT d_dot = d_dots + h * slots;
+      const T key = keys[h * key_stride + w];
+      T d_key = 0;
+#pragma omp simd reduction(+ : d_key)
+      for (int64_t n = 0; n < slots; n++) {
+        d_key += d_dot[n] * row[n];
+        d_row[n] += d_dot[n] * key;
+      }
+      d_keys[h * key_stride + w] += d_key;
+    }
+  }
+}
+
+}  // namespace memnets

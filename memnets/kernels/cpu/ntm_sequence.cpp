@@ -1,0 +1,432 @@
+// The whole recurrence of an NTM in one call, forward and backward: controller, heads, addressing, read and write.
+//
+// The reference is memnets/ops/ntm_sequence.py; names and equations are the same. Sequences are independent: threads
+// share them out in chunks, and within a chunk one matrix product serves all its sequences at a step. What doesn't
+// depend on the step before (input projection, weight gradients) is one large matrix product outside the loop.
+#include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "addressing.h"
+#include "lstm.h"
+#include "matrix.h"
+#include "memory.h"
+
+namespace memnets {
+namespace {
+
+using at::Tensor;
+using MaybeTensor = std::optional<Tensor>;
+
+constexpr int64_t CHUNK = 24;  // most sequences of one matrix product: four tiles of rows
+
+struct Sizes {
+  int64_t batch, steps, input, hidden, gates, interface;
+  bool lstm;
+  MemorySizes memory;
+  HeadScheme scheme;
+
+  int64_t heads() const { return memory.read_heads + memory.write_heads; }
+  int64_t reads() const { return memory.read_heads * memory.word; }
+  int64_t features() const { return hidden + reads(); }
+  // The interface: every head's slice, then what each write head erases, then what each adds.
+  int64_t erase_at() const { return heads() * scheme.size(); }
+  int64_t add_at() const { return erase_at() + memory.write_heads * memory.word; }
+};
+
+struct Weights {
+  Tensor input, recurrent, bias, interface, interface_bias;  // recurrent undefined: feed-forward controller
+};
+
+Sizes sizes_of(const Tensor& inputs, const Tensor& memory, const Tensor& read_weights, const Tensor& write_weights,
+               const Weights& weights, c10::string_view similarity, bool strength, bool gate, int64_t shift_width,
+               bool sharpening) {
+  Sizes sizes;
+  sizes.batch = inputs.size(0), sizes.steps = inputs.size(1), sizes.input = inputs.size(2);
+  sizes.hidden = weights.interface.size(1), sizes.gates = weights.input.size(0);
+  sizes.interface = weights.interface.size(0);
+  sizes.lstm = weights.recurrent.defined();
+  sizes.memory = {memory.size(1), memory.size(2), read_weights.size(1), write_weights.size(1)};
+  const bool key = similarity != "none";
+  sizes.scheme = {key, similarity == "cosine", strength, gate, sharpening, shift_width, memory.size(2)};
+  TORCH_CHECK(sizes.batch > 0 && sizes.steps > 0 && sizes.memory.slots > 0, "ntm_sequence: no sequences, steps or slots");
+  TORCH_CHECK(sizes.gates == (sizes.lstm ? 4 : 1) * sizes.hidden, "ntm_sequence: controller weights don't fit");
+  TORCH_CHECK(weights.input.size(1) == sizes.input + sizes.reads(), "ntm_sequence: input weights don't fit");
+  TORCH_CHECK(sizes.interface == sizes.add_at() + sizes.memory.write_heads * sizes.memory.word,
+              "ntm_sequence: interface weights don't fit the heads");
+  return sizes;
+}
+
+// What one step of every sequence left behind: `rows` steps are kept, older ones overwritten.
+template <class T>
+struct Trace {
+  explicit Trace(const Tensor& tensor)
+      : start(tensor.data_ptr<T>()), rows(tensor.size(1)), size(tensor.numel() / (tensor.size(0) * tensor.size(1))) {}
+  T* at(int64_t sequence, int64_t step) const { return start + (sequence * rows + step % rows) * size; }
+  T* start;
+  int64_t rows, size;
+};
+
+// Everything the backward pass needs. Where a trace has a row more than there are steps, row 0 is the initial state.
+struct Saved {
+  Tensor features;       // [batch steps features]: controller output, then read vectors
+  Tensor gates;          // [batch steps 4 hidden], LSTM only
+  Tensor cells;          // [batch steps+1 hidden], LSTM only
+  Tensor emitted;        // [batch steps interface]
+  Tensor memories;       // [batch steps+1 word slots]
+  Tensor weights;        // [batch steps+1 heads slots]
+  Tensor traces;         // [batch steps heads num_traces slots]
+  Tensor inverse_norms;  // [batch steps slots], cosine only
+};
+
+Saved allocate(const Sizes& sizes, const at::TensorOptions& options, bool keep) {
+  const int64_t states = keep ? sizes.steps + 1 : 2, steps = keep ? sizes.steps : 1, batch = sizes.batch;
+  const int64_t slots = sizes.memory.slots, hidden = sizes.lstm ? sizes.hidden : 0;
+  return {at::empty({batch, sizes.steps, sizes.features()}, options),
+          at::empty({batch, steps, 4 * hidden}, options),
+          at::empty({batch, states, hidden}, options),
+          at::empty({batch, steps, sizes.interface}, options),
+          at::empty({batch, states, sizes.memory.word, slots}, options),
+          at::empty({batch, states, sizes.heads(), slots}, options),
+          at::empty({batch, steps, sizes.heads(), sizes.scheme.num_traces(), slots}, options),
+          at::empty({batch, steps, sizes.scheme.cosine ? slots : 0}, options)};
+}
+
+// A matrix with rows padded by zeros to whole vectors.
+template <class T>
+Tensor pack(const Tensor& matrix) {
+  Tensor packed = at::empty({matrix.size(0), padded<T>(matrix.size(1))}, matrix.options());
+  packed.narrow(1, 0, matrix.size(1)).copy_(matrix);
+  packed.narrow(1, matrix.size(1), packed.size(1) - matrix.size(1)).zero_();
+  return packed;
+}
+
+template <class T>
+Rows<const T> rows_of(const Tensor& matrix) {
+  return {matrix.const_data_ptr<T>(), matrix.stride(0)};
+}
+
+// The weights from one step's features (hidden, reads) to the next step's gates: [gates features].
+Tensor recurrence(const Weights& weights, const Sizes& sizes) {
+  const Tensor from_reads = weights.input.narrow(1, sizes.input, sizes.reads());
+  return at::cat({sizes.lstm ? weights.recurrent : at::zeros({sizes.gates, sizes.hidden}, from_reads.options()), from_reads}, 1);
+}
+
+Tensor initial_features(const MaybeTensor& hidden, const Tensor& read_vectors, const Sizes& sizes) {
+  const Tensor start = hidden ? *hidden : at::zeros({sizes.batch, sizes.hidden}, read_vectors.options());
+  return at::cat({start, read_vectors.reshape({sizes.batch, sizes.reads()})}, 1);
+}
+
+// One step of one sequence's heads: activates the interface, addresses, reads and writes.
+template <class T>
+struct HeadsForward {
+  const Sizes& sizes;
+  Trace<T> emitted, memories, weights, traces, inverse;
+  AddressScratch<T> scratch;
+  std::vector<T> dots, keep;
+
+  HeadsForward(const Sizes& sizes, const Saved& saved)
+      : sizes(sizes), emitted(saved.emitted), memories(saved.memories), weights(saved.weights), traces(saved.traces),
+        inverse(saved.inverse_norms), scratch(sizes.memory.slots, sizes.scheme.shift_width),
+        dots(sizes.heads() * sizes.memory.slots), keep(sizes.memory.slots) {}
+
+  void step(int64_t sequence, int64_t t, const T* raw, T* reads) {
+    const int64_t slots = sizes.memory.slots, heads = sizes.heads(), num_traces = sizes.scheme.num_traces();
+    T* sent = emitted.at(sequence, t);
+    const T* memory = memories.at(sequence, t);
+    T* norms = inverse.at(sequence, t);
+    T* next_weights = weights.at(sequence, t + 1);
+    activate(raw, sent);
+    if (sizes.scheme.cosine) inverse_norms(memory, norms, slots, sizes.memory.word, T(NORM_EPSILON));
+    if (sizes.scheme.key) {
+      std::fill(dots.begin(), dots.end(), T(0));
+      multiply_add<T>({sent, sizes.scheme.size()}, {memory, slots}, {dots.data(), slots}, heads, sizes.memory.word, slots);
+    }
+    for (int64_t h = 0; h < heads; h++)
+      address(sizes.scheme, sent + h * sizes.scheme.size(), dots.data() + h * slots, norms,
+              weights.at(sequence, t) + h * slots, traces.at(sequence, t) + h * num_traces * slots,
+              next_weights + h * slots, scratch, slots);
+    read_and_write(memory, next_weights, next_weights + sizes.memory.read_heads * slots, sent + sizes.erase_at(),
+                   sent + sizes.add_at(), reads, memories.at(sequence, t + 1), keep.data(), sizes.memory);
+  }
+
+  void activate(const T* MEMNETS_RESTRICT raw, T* MEMNETS_RESTRICT sent) const {
+    for (int64_t h = 0; h < sizes.heads(); h++)
+      emit(sizes.scheme, raw + h * sizes.scheme.size(), sent + h * sizes.scheme.size());
+    MEMNETS_SIMD for (int64_t i = sizes.erase_at(); i < sizes.add_at(); i++) sent[i] = sigmoid(raw[i]);
+    MEMNETS_SIMD for (int64_t i = sizes.add_at(); i < sizes.interface; i++) sent[i] = hyperbolic_tangent(raw[i]);
+  }
+};
+
+// The gradient of `HeadsForward::step`; `d_memory` and `d_weights` pass from the step's end to its beginning.
+template <class T>
+struct HeadsBackward {
+  const Sizes& sizes;
+  Trace<T> emitted, memories, weights, traces, inverse;
+  AddressScratch<T> scratch;
+  std::vector<T> d_head_weights, d_dots, d_norms, d_emitted, keep;
+
+  HeadsBackward(const Sizes& sizes, const Saved& saved)
+      : sizes(sizes), emitted(saved.emitted), memories(saved.memories), weights(saved.weights), traces(saved.traces),
+        inverse(saved.inverse_norms), scratch(sizes.memory.slots, sizes.scheme.shift_width),
+        d_head_weights(sizes.heads() * sizes.memory.slots), d_dots(sizes.heads() * sizes.memory.slots),
+        d_norms(sizes.memory.slots), d_emitted(sizes.interface), keep(sizes.memory.slots) {}
+
+  void step(int64_t sequence, int64_t t, const T* d_reads, T* d_memory, T* d_weights, T* d_raw) {
+    const int64_t slots = sizes.memory.slots, heads = sizes.heads(), read_slots = sizes.memory.read_heads * slots;
+    const int64_t num_traces = sizes.scheme.num_traces(), size = sizes.scheme.size();
+    const T *sent = emitted.at(sequence, t), *memory = memories.at(sequence, t);
+    const T *used = weights.at(sequence, t + 1), *previous = weights.at(sequence, t);
+    const T* erase = sent + sizes.erase_at();
+    T* d_used = d_head_weights.data();
+    T* d_sent = d_emitted.data();
+    std::copy_n(d_weights, heads * slots, d_used);
+    access_backward(memory, d_memory, d_reads, used + read_slots, erase, sent + sizes.add_at(), d_used,
+                    d_used + read_slots, d_sent + sizes.erase_at(), d_sent + sizes.add_at(), keep.data(), sizes.memory);
+    std::fill(d_norms.begin(), d_norms.end(), T(0));
+    for (int64_t h = 0; h < heads; h++) {
+      const T* head = sent + h * size;
+      T* d_head = d_sent + h * size;
+      const T d_key_norm = address_backward(
+          sizes.scheme, head, inverse.at(sequence, t), previous + h * slots,
+          traces.at(sequence, t) + h * num_traces * slots, used + h * slots, d_used + h * slots, d_weights + h * slots,
+          d_head, d_dots.data() + h * slots, d_norms.data(), scratch, slots);
+      for (int64_t w = 0; sizes.scheme.key && w < sizes.memory.word; w++) d_head[w] = -d_key_norm * head[w];
+    }
+    memory_backward(memory, d_memory, d_reads, used, used + read_slots, erase, sizes.scheme.key ? sent : nullptr, size,
+                    d_dots.data(), d_norms.data(), d_sent, keep.data(), sizes.memory);
+    activate_backward(sent, d_sent, d_raw);
+  }
+
+  void activate_backward(const T* MEMNETS_RESTRICT sent, const T* MEMNETS_RESTRICT d_sent,
+                         T* MEMNETS_RESTRICT d_raw) const {
+    for (int64_t h = 0; h < sizes.heads(); h++) {
+      const int64_t first = h * sizes.scheme.size();
+      emit_backward(sizes.scheme, sent + first, d_sent + first, d_raw + first);
+    }
+    MEMNETS_SIMD for (int64_t i = sizes.erase_at(); i < sizes.add_at(); i++)
+      d_raw[i] = d_sent[i] * sent[i] * (T(1) - sent[i]);
+    MEMNETS_SIMD for (int64_t i = sizes.add_at(); i < sizes.interface; i++)
+      d_raw[i] = d_sent[i] * (T(1) - sent[i] * sent[i]);
+  }
+};
+
+// Call work(first, end) for chunks of the batch, shared out among threads.
+template <class Work>
+void for_chunks(int64_t batch, const Work& work) {
+  const int64_t threads = at::get_num_threads();
+  const int64_t chunk = std::min(CHUNK, (batch + threads - 1) / threads), count = (batch + chunk - 1) / chunk;
+  at::parallel_for(0, count, 1, [&](int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; i++) work(i * chunk, std::min(batch, (i + 1) * chunk));
+  });
+}
+
+// Rows of a `[batch steps size]` tensor at one step, from sequence `first` on.
+template <class T>
+Rows<T> step_rows(const Tensor& tensor, int64_t first, int64_t step) {
+  const int64_t steps = tensor.size(1), size = tensor.size(2);
+  return {tensor.data_ptr<T>() + (first * steps + step % steps) * size, steps * size};
+}
+template <class T>
+Rows<const T> constant(Rows<T> rows) {
+  return {rows.start, rows.stride};
+}
+
+template <class T>
+void run_forward(const Sizes& sizes, const Tensor& projected, const Tensor& start, const Tensor& recurrent,
+                 const Tensor& interface, const Tensor& interface_bias, const Saved& saved) {
+  const int64_t hidden = sizes.hidden, features = sizes.features();
+  const T* bias = interface_bias.const_data_ptr<T>();
+  for_chunks(sizes.batch, [&](int64_t first, int64_t end) {
+    const int64_t rows = end - first;
+    HeadsForward<T> heads(sizes, saved);
+    std::vector<T> sums_space(rows * recurrent.size(1)), raw_space(rows * interface.size(1), T(0));
+    const Rows<T> sums{sums_space.data(), recurrent.size(1)}, raw{raw_space.data(), interface.size(1)};
+    for (int64_t t = 0; t < sizes.steps; t++) {
+      const Rows<T> now = step_rows<T>(saved.features, first, t), gates = step_rows<T>(saved.gates, first, t);
+      const Rows<T> cell = step_rows<T>(saved.cells, first, t), next_cell = step_rows<T>(saved.cells, first, t + 1);
+      const Rows<T> from_input = step_rows<T>(projected, first, t);
+      const Rows<T> before = t ? step_rows<T>(saved.features, first, t - 1)
+                               : Rows<T>{start.data_ptr<T>() + first * features, features};
+      for (int64_t b = 0; b < rows; b++) std::copy_n(from_input.row(b), sizes.gates, sums.row(b));
+      multiply_add(constant(before), rows_of<T>(recurrent), sums, rows, features, recurrent.size(1));
+      for (int64_t b = 0; b < rows; b++) {
+        if (sizes.lstm) {
+          lstm_step(sums.row(b), cell.row(b), gates.row(b), next_cell.row(b), now.row(b), hidden);
+        } else {
+          T *from = sums.row(b), *into = now.row(b);
+          MEMNETS_SIMD for (int64_t j = 0; j < hidden; j++) into[j] = hyperbolic_tangent(from[j]);
+        }
+        std::copy_n(bias, sizes.interface, raw.row(b));
+      }
+      multiply_add(constant(now), rows_of<T>(interface), raw, rows, hidden, interface.size(1));
+      for (int64_t b = 0; b < rows; b++) heads.step(first + b, t, raw.row(b), now.row(b) + hidden);
+    }
+  });
+}
+
+// Gradients of the sums before the controller's and the interface's activations, at every step; `d_memory`, `d_weights`
+// and `d_cell` hold the gradients of the final state and then those of the initial one, `d_start` receives those of the
+// first features.
+template <class T>
+void run_backward(const Sizes& sizes, const Tensor& d_features, const Tensor& recurrent, const Tensor& interface,
+                  const Saved& saved, const Tensor& d_gates, const Tensor& d_interface, const Tensor& d_memory,
+                  const Tensor& d_weights, const Tensor& d_cell, const Tensor& d_start) {
+  const int64_t hidden = sizes.hidden, features = sizes.features();
+  const int64_t memory_size = sizes.memory.slots * sizes.memory.word, weights_size = sizes.heads() * sizes.memory.slots;
+  for_chunks(sizes.batch, [&](int64_t first, int64_t end) {
+    const int64_t rows = end - first;
+    HeadsBackward<T> heads(sizes, saved);
+    std::vector<T> carry_space(rows * recurrent.size(1), T(0)), d_hidden_space(rows * interface.size(1), T(0));
+    const Rows<T> carry{carry_space.data(), recurrent.size(1)}, d_hidden{d_hidden_space.data(), interface.size(1)};
+    for (int64_t t = sizes.steps - 1; t >= 0; t--) {
+      const Rows<T> d_raw = step_rows<T>(d_interface, first, t), d_sums = step_rows<T>(d_gates, first, t);
+      const Rows<T> d_output = step_rows<T>(d_features, first, t), now = step_rows<T>(saved.features, first, t);
+      const Rows<T> gates = step_rows<T>(saved.gates, first, t);
+      const Rows<T> cell = step_rows<T>(saved.cells, first, t), next_cell = step_rows<T>(saved.cells, first, t + 1);
+      for (int64_t b = 0; b < rows; b++) {
+        const int64_t sequence = first + b;
+        add_scaled(carry.row(b), d_output.row(b), T(1), features);
+        heads.step(sequence, t, carry.row(b) + hidden, d_memory.data_ptr<T>() + sequence * memory_size,
+                   d_weights.data_ptr<T>() + sequence * weights_size, d_raw.row(b));
+        std::copy_n(carry.row(b), hidden, d_hidden.row(b));
+      }
+      multiply_add(constant(d_raw), rows_of<T>(interface), d_hidden, rows, sizes.interface, interface.size(1));
+      for (int64_t b = 0; b < rows; b++) {
+        if (sizes.lstm) {
+          T* d_state = d_cell.data_ptr<T>() + (first + b) * hidden;
+          lstm_step_backward(gates.row(b), cell.row(b), next_cell.row(b), d_hidden.row(b), d_state, d_sums.row(b), hidden);
+        } else {
+          T *into = d_sums.row(b), *from = d_hidden.row(b), *output = now.row(b);
+          MEMNETS_SIMD for (int64_t j = 0; j < hidden; j++) into[j] = from[j] * (T(1) - output[j] * output[j]);
+        }
+      }
+      std::fill(carry_space.begin(), carry_space.end(), T(0));
+      multiply_add(constant(d_sums), rows_of<T>(recurrent), carry, rows, sizes.gates, recurrent.size(1));
+    }
+    for (int64_t b = 0; b < rows; b++)
+      std::copy_n(carry.row(b), features, d_start.data_ptr<T>() + (first + b) * features);
+  });
+}
+
+using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Forward forward(const Tensor& inputs, const Tensor& memory, const Tensor& read_weights, const Tensor& write_weights,
+                const Tensor& read_vectors, const MaybeTensor& hidden, const MaybeTensor& cell,
+                const Tensor& input_weight, const MaybeTensor& recurrent_weight, const Tensor& bias,
+                const Tensor& interface_weight, const Tensor& interface_bias, c10::string_view similarity,
+                bool strength, bool gate, int64_t shift_width, bool sharpening, bool keep) {
+  const Weights weights{input_weight, recurrent_weight.value_or(Tensor()), bias, interface_weight, interface_bias};
+  const Sizes sizes = sizes_of(inputs, memory, read_weights, write_weights, weights, similarity, strength, gate,
+                               shift_width, sharpening);
+  const int64_t reads = sizes.memory.read_heads, writes = sizes.memory.write_heads;
+  const Saved saved = allocate(sizes, inputs.options(), keep);
+  saved.memories.select(1, 0).copy_(memory.transpose(1, 2));
+  saved.weights.select(1, 0).narrow(1, 0, reads).copy_(read_weights);
+  saved.weights.select(1, 0).narrow(1, reads, writes).copy_(write_weights);
+  if (sizes.lstm) saved.cells.select(1, 0).copy_(*cell);
+  const Tensor projected = at::addmm(bias, inputs.reshape({sizes.batch * sizes.steps, sizes.input}), input_weight.narrow(1, 0, sizes.input).t())
+                               .view({sizes.batch, sizes.steps, sizes.gates});
+  const Tensor start = initial_features(hidden, read_vectors, sizes);
+  AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "ntm_sequence", [&] {
+    run_forward<scalar_t>(sizes, projected, start, pack<scalar_t>(recurrence(weights, sizes).t()),
+                          pack<scalar_t>(interface_weight.t()), interface_bias.contiguous(), saved);
+  });
+  const auto last = [&](const Tensor& states) { return states.select(1, sizes.steps % states.size(1)); };
+  const auto copy = [](const Tensor& view) { return view.clone(at::MemoryFormat::Contiguous); };
+  return {saved.features, copy(last(saved.memories).transpose(1, 2)), copy(last(saved.weights).narrow(1, 0, reads)),
+          copy(last(saved.weights).narrow(1, reads, writes)), copy(last(saved.cells)), saved.gates, saved.cells,
+          saved.emitted, saved.memories, saved.weights, saved.traces, saved.inverse_norms};
+}
+
+Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, const MaybeTensor& d_read_weights,
+                  const MaybeTensor& d_write_weights, const MaybeTensor& d_cell, const Tensor& inputs,
+                  const Tensor& read_vectors, const MaybeTensor& hidden, const Tensor& input_weight,
+                  const MaybeTensor& recurrent_weight, const Tensor& bias, const Tensor& interface_weight,
+                  const Tensor& interface_bias, const Tensor& features, const Tensor& gates, const Tensor& cells,
+                  const Tensor& emitted, const Tensor& memories, const Tensor& weights_trace, const Tensor& traces,
+                  const Tensor& inverse_norms, int64_t read_heads, c10::string_view similarity, bool strength,
+                  bool gate, int64_t shift_width, bool sharpening) {
+  const Weights weights{input_weight, recurrent_weight.value_or(Tensor()), bias, interface_weight, interface_bias};
+  const int64_t write_heads = weights_trace.size(2) - read_heads;
+  const Tensor first_weights = weights_trace.select(1, 0);
+  const Sizes sizes = sizes_of(inputs, memories.select(1, 0).transpose(1, 2), first_weights.narrow(1, 0, read_heads),
+                               first_weights.narrow(1, read_heads, write_heads), weights, similarity, strength, gate,
+                               shift_width, sharpening);
+  TORCH_CHECK(memories.size(1) == sizes.steps + 1, "ntm_sequence: the forward pass was told not to keep its steps");
+  const Saved saved{features, gates, cells, emitted, memories, weights_trace, traces, inverse_norms};
+  const auto options = inputs.options();
+  const int64_t batch = sizes.batch, slots = sizes.memory.slots;
+  Tensor to_memory = at::empty({batch, sizes.memory.word, slots}, options);
+  Tensor to_weights = at::empty({batch, sizes.heads(), slots}, options);
+  Tensor to_cell = at::zeros({batch, sizes.lstm ? sizes.hidden : 0}, options);
+  const auto set = [](Tensor into, const MaybeTensor& given) { given ? into.copy_(*given) : into.zero_(); };
+  set(to_memory.transpose(1, 2), d_memory);
+  set(to_weights.narrow(1, 0, read_heads), d_read_weights);
+  set(to_weights.narrow(1, read_heads, write_heads), d_write_weights);
+  set(to_cell, d_cell);
+  const Tensor d_output = d_features ? d_features->contiguous() : at::zeros_like(features);
+  const Tensor d_gates = at::empty({batch, sizes.steps, sizes.gates}, options);
+  const Tensor d_interface = at::empty({batch, sizes.steps, sizes.interface}, options);
+  const Tensor d_start = at::empty({batch, sizes.features()}, options);
+  AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "ntm_sequence", [&] {
+    run_backward<scalar_t>(sizes, d_output, pack<scalar_t>(recurrence(weights, sizes)), pack<scalar_t>(interface_weight),
+                           saved, d_gates, d_interface, to_memory, to_weights, to_cell, d_start);
+  });
+  // What each step's gates saw: inputs, and the features of the step before.
+  const Tensor start = initial_features(hidden, read_vectors, sizes).unsqueeze(1);
+  const Tensor before = at::cat({start, features.narrow(1, 0, sizes.steps - 1)}, 1);
+  const Tensor seen = at::cat({inputs, before.narrow(2, sizes.hidden, sizes.reads()), before.narrow(2, 0, sizes.hidden)}, 2);
+  const Tensor flat_gates = d_gates.view({-1, sizes.gates}), flat_interface = d_interface.view({-1, sizes.interface});
+  const Tensor d_seen_weight = at::mm(flat_gates.t(), seen.flatten(0, 1));
+  const Tensor d_inputs = at::mm(flat_gates, input_weight.narrow(1, 0, sizes.input)).view(inputs.sizes());
+  const Tensor d_interface_weight =
+      at::mm(flat_interface.t(), features.view({-1, sizes.features()}).narrow(1, 0, sizes.hidden));
+  const auto copy = [](const Tensor& view) { return view.clone(at::MemoryFormat::Contiguous); };
+  const int64_t input_width = sizes.input + sizes.reads(), recurrent_width = sizes.lstm ? sizes.hidden : 0;
+  return {d_inputs,
+          copy(to_memory.transpose(1, 2)),
+          copy(to_weights.narrow(1, 0, read_heads)),
+          copy(to_weights.narrow(1, read_heads, write_heads)),
+          copy(d_start.narrow(1, sizes.hidden, sizes.reads())).view({batch, read_heads, sizes.memory.word}),
+          copy(d_start.narrow(1, 0, recurrent_width)),
+          to_cell,
+          copy(d_seen_weight.narrow(1, 0, input_width)),
+          copy(d_seen_weight.narrow(1, input_width, recurrent_width)),
+          flat_gates.sum(0),
+          d_interface_weight,
+          flat_interface.sum(0)};
+}
+
+}  // namespace
+}  // namespace memnets
+
+TORCH_LIBRARY_FRAGMENT(memnets, library) {
+  library.def(
+      "ntm_sequence_forward(Tensor inputs, Tensor memory, Tensor read_weights, Tensor write_weights, "
+      "Tensor read_vectors, Tensor? hidden, Tensor? cell, Tensor input_weight, Tensor? recurrent_weight, Tensor bias, "
+      "Tensor interface_weight, Tensor interface_bias, str similarity, bool strength, bool gate, int shift_width, "
+      "bool sharpening, bool keep) -> "
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+      {at::Tag::pt2_compliant_tag});
+  library.def(
+      "ntm_sequence_backward(Tensor? d_features, Tensor? d_memory, Tensor? d_read_weights, Tensor? d_write_weights, "
+      "Tensor? d_cell, Tensor inputs, Tensor read_vectors, Tensor? hidden, Tensor input_weight, "
+      "Tensor? recurrent_weight, Tensor bias, Tensor interface_weight, Tensor interface_bias, Tensor features, "
+      "Tensor gates, Tensor cells, Tensor emitted, Tensor memories, Tensor weights, Tensor traces, "
+      "Tensor inverse_norms, int read_heads, str similarity, bool strength, bool gate, int shift_width, "
+      "bool sharpening) -> "
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+      {at::Tag::pt2_compliant_tag});
+}
+
+TORCH_LIBRARY_IMPL(memnets, CPU, library) {
+  library.impl("ntm_sequence_forward", &memnets::forward);
+  library.impl("ntm_sequence_backward", &memnets::backward);
+}

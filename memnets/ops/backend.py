@@ -1,0 +1,99 @@
+"""Which implementation of an op runs: its reference in plain PyTorch, or a kernel."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import TracebackType
+from typing import Literal, get_args
+
+from memnets.kernels import build
+
+Backend = Literal["auto", "reference", "cpu", "triton"]
+KERNELS: tuple[Backend, ...] = ("triton", "cpu")
+"""In the order `auto` tries them."""
+
+_log = logging.getLogger(__name__)
+_current: Backend = "auto"
+
+
+class BackendError(RuntimeError):
+    """A backend asked for by name can't serve a call; the message says why."""
+
+
+class use_backend:
+    """Choose the backend of all ops from here on; as a context manager, until its end.
+
+    `auto` takes the fastest backend that serves a call and never changes results beyond rounding; `reference` is plain
+    PyTorch. `cpu` and `triton` raise a BackendError where they can't serve.
+
+    Raises:
+        ValueError: no such backend.
+    """
+
+    def __init__(self, name: Backend) -> None:
+        global _current
+        if name not in get_args(Backend):
+            raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, not {name!r}")
+        self._before, _current = _current, name
+
+    def __enter__(self) -> None:
+        """Nothing: the choice holds already."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        global _current
+        _current = self._before
+
+
+def current_backend() -> Backend:
+    """Return what was chosen."""
+    return _current
+
+
+Obstacle = Callable[[], str | None]
+"""Why a backend can't serve a call, None if it can."""
+
+
+def choose(op: str, obstacles: Mapping[str, Obstacle]) -> Backend:
+    """Return the backend that serves a call of `op`: never `auto`.
+
+    A kernel that isn't among `obstacles` doesn't exist. What kept `auto` from a kernel is logged once per reason.
+
+    Raises:
+        BackendError: the backend asked for by name can't serve the call.
+    """
+    if _current == "reference":
+        return _current
+    for name in KERNELS if _current == "auto" else (_current,):
+        missing = f"{op} has no kernel for it"
+        reason = obstacles[name]() if name in obstacles else missing
+        if reason is None:
+            return name
+        if _current != "auto":
+            raise BackendError(
+                f"backend {name!r} can't run {op}: {reason}; backend 'auto' takes what can (runtime.backend=auto)"
+            )
+        if reason != missing:
+            _log_once(f"{op} runs its reference: {reason}")
+    return "reference"
+
+
+@cache
+def build_obstacle(name: str, named: bool) -> str | None:
+    """Return why the C++ kernel `name` can't be had, None if it is loaded; one warning unless it was asked for."""
+    try:
+        build.load(name)
+    except build.BuildError as error:
+        if not named:
+            warnings.warn(f"{name} runs its slower reference: {error}", stacklevel=2)
+        return str(error)
+    return None
+
+
+@cache
+def _log_once(message: str) -> None:
+    _log.info(message)

@@ -1,0 +1,320 @@
+"""The sequence kernel against its reference, the choice of backend, and the build."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from kernel_problems import SCHEMES, SHAPES, Problem, Shape, problem, results, wrong
+from test_memory import LEGAL, addressing_of, names
+from torch.testing import assert_close
+
+from memnets.contracts import Spec
+from memnets.kernels import build
+from memnets.memory.addressing import Key
+from memnets.models.controller import FeedForwardController, LSTMController
+from memnets.models.ntm import NTM
+from memnets.ops import backend
+from memnets.ops.backend import BackendError, current_backend, use_backend
+from memnets.ops.ntm_sequence import ntm_sequence, ntm_sequence_reference
+
+DOUBLE = {"rtol": 1e-10, "atol": 1e-11}
+shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+controllers = pytest.mark.parametrize("lstm", [True, False], ids=["lstm", "feedforward"])
+
+
+def kernel(*given):
+    """The op, refusing to fall back."""
+    with use_backend("cpu"):
+        return ntm_sequence(*given)
+
+
+@pytest.fixture
+def poisoned():
+    """Every tensor made without a value holds NaN."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("poisoned")
+class TestAgainstReference:
+    @shapes
+    @controllers
+    def test_float64(self, shape, lstm):
+        given = problem(shape, lstm)
+        assert_close(results(kernel, given), results(ntm_sequence_reference, given), **DOUBLE)
+
+    @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: "-".join(map(str, scheme)))
+    @controllers
+    def test_float64_of_every_ablation(self, scheme, lstm):
+        given = problem(Shape(batch=2, time=4), lstm, scheme)
+        assert_close(results(kernel, given), results(ntm_sequence_reference, given), **DOUBLE)
+
+    @shapes
+    @controllers
+    def test_float32_errs_no_more_than_the_reference(self, shape, lstm):
+        assert wrong(*in_float32(shape, lstm)) == {}
+
+    @pytest.mark.parametrize("scale", [1e-3, 0.03, 1.0])
+    def test_float32_at_small_and_large_values(self, scale):
+        assert wrong(*in_float32(Shape(slots=40, hidden=20), scale=scale)) == {}
+
+    def test_float32_over_many_steps(self):
+        shape = Shape(batch=2, time=60, hidden=24, slots=32, word=8)
+        assert wrong(*in_float32(shape, scale=0.2, seeds=9)) == {}
+
+    def test_a_wrong_row_is_caught(self):
+        actual, reference, exact = in_float32(Shape(), seeds=3)
+        for i in range(len(actual[0])):
+            planted = [[part.clone() for part in results] for results in actual]
+            for results_of_seed in planted:
+                results_of_seed[i][-1] += 1e-4 * results_of_seed[i].abs().max()
+            assert list(wrong(planted, reference, exact)) == [i]
+
+    def test_nothing_uninitialised_is_kept(self):
+        for lstm in (True, False):
+            outputs = torch.ops.memnets.ntm_sequence_forward(*op_arguments(problem(lstm=lstm)))
+            assert all(output.isfinite().all() for output in outputs)
+
+    @controllers
+    def test_without_gradients(self, lstm):
+        """Nothing is kept, and no result changes."""
+        given = problem(lstm=lstm)
+        with torch.no_grad():
+            assert_close(kernel(*given), ntm_sequence_reference(*given), **DOUBLE)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+    def test_low_precision_is_computed_in_float32(self, dtype):
+        given = problem(dtype=dtype, scale=0.5)
+        for got, want in zip(results(kernel, given), results(kernel, widened(given)), strict=True):
+            assert got.dtype == dtype
+            assert_close(got.double(), want, rtol=0.01, atol=0.01 * want.abs().max().item())
+
+
+def in_float32(shape, lstm=True, scale=0.3, seeds=5):
+    """Per seed: results of the kernel, of the reference, and of the reference in float64 on the same arguments."""
+    found = []
+    for seed in range(seeds):
+        narrow = problem(shape, lstm, dtype=torch.float32, scale=scale, seed=seed)
+        functions = (kernel, narrow), (ntm_sequence_reference, narrow), (ntm_sequence_reference, widened(narrow))
+        found.append([results(function, given) for function, given in functions])
+    return list(zip(*found, strict=True))
+
+
+def widened(given):
+    """The same numbers in float64."""
+    state, weights = (type(part)(*(None if t is None else t.double() for t in part)) for part in given[1:3])
+    return Problem(given.inputs.double(), state, weights, given.scheme)
+
+
+def op_arguments(given, keep=True):
+    scheme = given.scheme
+    tensors = (given.inputs, *given.state, *given.weights)
+    return (*tensors, scheme.similarity or "none", *scheme[1:], keep)
+
+
+class TestSequence:
+    def test_gradients(self):
+        given = problem(Shape(2, 3, 2, 2, 3, 2, 1, 2), scale=0.7)
+
+        def call(*tensors):
+            features, state = kernel(
+                tensors[0], type(given.state)(*tensors[1:7]), type(given.weights)(*tensors[7:]), given.scheme
+            )
+            return features, *state
+
+        assert torch.autograd.gradcheck(call, given.tensors)
+
+    def test_two_halves_are_one_whole(self):
+        given = problem(Shape(time=6))
+
+        def halves(inputs, state, weights, scheme):
+            first, state = kernel(inputs[:, :2], state, weights, scheme)
+            second, state = kernel(inputs[:, 2:], state, weights, scheme)
+            return torch.cat([first, second], dim=1), state
+
+        assert_close(results(halves, given), results(kernel, given), **DOUBLE)
+
+    def test_sequences_are_independent_of_neighbours_and_threads(self):
+        given = problem(Shape(batch=53), dtype=torch.float32)
+        alone = [
+            Problem(given.inputs[i : i + 1], type(given.state)(*(t[i : i + 1] for t in given.state)), *given[2:])
+            for i in (0, 52)
+        ]
+        together = kernel(*given)[0]
+        torch.set_num_threads(2)
+        assert kernel(*given)[0].equal(together)
+        for i, one in zip((0, 52), alone, strict=True):
+            assert_close(
+                kernel(*one)[0], together[i : i + 1], rtol=1e-5, atol=1e-6
+            )  # its projection is another product
+
+    def test_nan_stays_where_it_is(self):
+        """A diverged sequence must be seen, and must not spoil its neighbours."""
+        given = problem(dtype=torch.float32)
+        inputs = given.inputs.detach().clone()
+        inputs[1, 2, 0] = torch.nan
+        features, state = kernel(inputs, *given[1:])
+        assert features[1, 2:].isnan().all()
+        assert features[1, :2].isfinite().all()
+        assert features[[0, 2]].isfinite().all()
+        assert state.memory[1].isnan().all()
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    @controllers
+    def test_torch_knows_the_op(self, batch, lstm):
+        given = problem(Shape(batch=batch, time=2), lstm)
+        kernel(*given)
+        forward, backward = (
+            getattr(torch.ops.memnets, f"ntm_sequence_{way}").default for way in ("forward", "backward")
+        )
+        torch.library.opcheck(forward, op_arguments(given))
+        torch.library.opcheck(forward, op_arguments(given, keep=False), test_utils=("test_schema", "test_faketensor"))
+        plain = [t.detach() if isinstance(t, torch.Tensor) else t for t in op_arguments(given)]
+        outputs = forward(*plain)
+        saved = (plain[0], plain[4], plain[5], *plain[7:12], outputs[0], *outputs[5:])
+        for gradients in ([None] * 5, [torch.ones_like(output) for output in outputs[:5]]):
+            torch.library.opcheck(backward, (*gradients, *saved, given.state.read_weights.shape[1], *plain[12:17]))
+
+
+class TestBackend:
+    def test_holds_until_the_end(self):
+        with use_backend("reference"):
+            with use_backend("cpu"):
+                assert current_backend() == "cpu"
+            assert current_backend() == "reference"
+            with pytest.raises(ZeroDivisionError), use_backend("cpu"):
+                raise ZeroDivisionError
+            assert current_backend() == "reference"
+        assert current_backend() == "auto"
+
+    def test_unknown_name(self):
+        unchecked = use_backend.__init__.__wrapped__  # under test, the annotation would refuse it first
+        with pytest.raises(ValueError, match="one of auto, reference, cpu, triton, not 'cuda'"):
+            unchecked(object.__new__(use_backend), "cuda")
+
+    def test_a_named_backend_serves_or_says_why(self):
+        given = problem()
+        with use_backend("triton"), pytest.raises(BackendError, match="no kernel for it"):
+            ntm_sequence(*given)
+        elsewhere = Problem(given.inputs.to("meta"), *given[1:])
+        with pytest.raises(BackendError, match="tensors are on meta, it runs on the CPU"):
+            kernel(*elsewhere)
+        with pytest.raises(BackendError, match="no sequence or no step"):
+            kernel(given.inputs[:, :0], *given[1:])
+
+    def test_auto_takes_the_kernel_where_it_serves(self):
+        given = problem(dtype=torch.float32)
+        assert ntm_sequence(*given)[0].equal(kernel(*given)[0])
+        assert torch.func.vmap(lambda inputs: ntm_sequence(inputs, *given[1:])[0])(given.inputs[None]).isfinite().all()
+
+    def test_without_a_compiler_one_warning_and_the_reference(self, no_compiler):
+        given = problem()
+        with pytest.warns(UserWarning, match=r"slower reference: no C\+\+ compiler"):
+            features, _ = ntm_sequence(*given)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            ntm_sequence(*given)
+        assert features.equal(ntm_sequence_reference(*given)[0])
+        with pytest.raises(BackendError, match=r"no C\+\+ compiler was found: install"):
+            kernel(*given)
+
+
+@pytest.fixture
+def no_compiler(monkeypatch, tmp_path):
+    """A machine on which nothing was built and nothing can be."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    for cached in (build.load, backend.build_obstacle):
+        cached.cache_clear()
+    yield
+    for cached in (build.load, backend.build_obstacle):
+        cached.cache_clear()
+
+
+class TestBuild:
+    def test_processes_that_start_together_build_once(self, monkeypatch, tmp_path):
+        script = tmp_path / "compiler"
+        script.write_text(
+            "#!/bin/sh\n"
+            f"echo built >> {tmp_path}/log\nsleep 0.2\n"
+            'while [ "$1" != -o ]; do shift; done\n'
+            'exec g++ -shared -x c++ /dev/null -o "$2"\n'
+        )
+        script.chmod(0o755)
+        monkeypatch.setenv("CXX", str(script))
+        monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+        threads = [threading.Thread(target=build.load.__wrapped__, args=("ntm_sequence",)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (tmp_path / "log").read_text() == "built\n"
+        assert len(list((tmp_path / "memnets").glob("*.so"))) == 1
+
+    def test_what_a_compiler_refuses_is_told(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("CXX", "false")
+        monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+        with pytest.raises(build.BuildError, match=r"refused ntm_sequence\.cpp"):
+            build.load.__wrapped__("ntm_sequence")
+        assert not list((tmp_path / "memnets").glob("*.so"))
+
+    def test_the_name_holds_what_a_build_depends_on(self, monkeypatch):
+        here = build.build_id("ntm_sequence")
+        assert torch.__version__ in here
+        monkeypatch.setattr(build, "_cpu", lambda: "another")
+        assert build.build_id("ntm_sequence") != here
+
+
+def gradients_of(model, inputs):
+    model.zero_grad()
+    outputs, state = model(inputs)
+    (outputs.square().sum() + state.access.memory.sum() + state.access.write_weights.square().sum()).backward()
+    return outputs, state, {name: weight.grad for name, weight in model.named_parameters()}
+
+
+def tiny_ntm(controller=LSTMController, parts=tuple(LEGAL[0]), **replaced):
+    made = partial(controller, hidden_size=6)
+    model = NTM(
+        Spec("vectors", 4, 3), made, addressing_of(parts, **replaced), memory_size=9, word_size=5, num_read_heads=2
+    )
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+    return model.double()
+
+
+class TestNTM:
+    @pytest.mark.parametrize("parts", LEGAL, ids=names)
+    @pytest.mark.parametrize("controller", [LSTMController, FeedForwardController])
+    def test_same_under_both_backends(self, parts, controller):
+        model, inputs = tiny_ntm(controller, parts), torch.randn(3, 4, 4).double()
+        with use_backend("cpu"):
+            fused = gradients_of(model, inputs)
+        with use_backend("reference"):
+            assert_close(fused, gradients_of(model, inputs), **DOUBLE)
+
+    def test_what_it_cant_express_runs_step_by_step(self):
+        class Louder(Key):
+            def emit(self, raw):
+                return 2 * super().emit(raw)
+
+        model, inputs = tiny_ntm(key=Louder("dot")), torch.randn(3, 4, 4).double()
+        outputs, _ = model(inputs)
+        with use_backend("reference"):
+            assert model(inputs)[0].equal(outputs)
+        with use_backend("cpu"), pytest.raises(BackendError, match="can't run ntm_sequence: it has no Louder"):
+            model(inputs)
+
+    def test_hooks_are_called(self):
+        model, calls = tiny_ntm(), []
+        model.cell.access.register_forward_hook(lambda *_: calls.append(1))
+        model(torch.randn(1, 4, 4).double())
+        assert len(calls) == 4
