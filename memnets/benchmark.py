@@ -1,4 +1,4 @@
-"""Times a kernel against its reference, in turns in one run, as a share of what the machine's matrix product reaches."""
+"""Times a kernel against its reference, in turns in one run, and against the machine's own matrix product."""
 
 from __future__ import annotations
 

@@ -193,13 +193,12 @@ def _cpu_cast(
     """Compute in float32 at least and in one precision; the results have the widest of the arguments'."""
     dtype = reduce(torch.promote_types, dtypes)
 
-    def cast(tensor: Tensor | None, to: torch.dtype) -> Tensor | None:
-        return None if tensor is None else tensor.to(to)
+    def cast(part: Any, to: torch.dtype) -> Any:
+        return type(part)(*(None if tensor is None else tensor.to(to) for tensor in part))
 
     wide = torch.promote_types(dtype, torch.float32)
-    given = [type(part)(*(cast(tensor, wide) for tensor in part)) for part in (state, weights)]
-    features, after = _cpu(inputs.to(wide), *given, scheme)  # type: ignore[arg-type]
-    return features.to(dtype), NTMSequenceState(*(cast(tensor, dtype) for tensor in after))  # type: ignore[arg-type]
+    features, after = _cpu(inputs.to(wide), cast(state, wide), cast(weights, wide), scheme)
+    return features.to(dtype), cast(after, dtype)
 
 
 class _Sequence(torch.autograd.Function):
