@@ -4,6 +4,7 @@
 #include <limits>
 #include <vector>
 
+#include "matrix.h"
 #include "vector_math.h"
 
 namespace memnets {
@@ -69,20 +70,14 @@ inline void emit_backward(const HeadScheme& scheme, const T* MEMNETS_RESTRICT em
   }
 }
 
-// Softmax of `scores` into `weights`; they may be the same.
+// Softmax of `scores`, which is overwritten, into `weights`.
 template <class T>
-inline void softmax(const T* scores, T* weights, int64_t size) {
-  T highest = -std::numeric_limits<T>::infinity();
+inline void softmax(T* MEMNETS_RESTRICT scores, T* MEMNETS_RESTRICT weights, int64_t size) {
+  T highest = scores[0];
 #pragma omp simd reduction(max : highest)
-  for (int64_t n = 0; n < size; n++) highest = std::max(highest, scores[n]);
-  T total = 0;
-#pragma omp simd reduction(+ : total)
-  for (int64_t n = 0; n < size; n++) {
-    const T term = exponential(scores[n] - highest);
-    weights[n] = term;
-    total += term;
-  }
-  const T factor = T(1) / total;
+  for (int64_t n = 0; n < size; n++) highest = scores[n] > highest ? scores[n] : highest;
+  MEMNETS_SIMD for (int64_t n = 0; n < size; n++) weights[n] = exponential(scores[n] - highest);
+  const T factor = T(1) / sum(weights, size);
   MEMNETS_SIMD for (int64_t n = 0; n < size; n++) weights[n] *= factor;
 }
 
@@ -114,6 +109,12 @@ inline void interpolate(const HeadScheme& scheme, const T* MEMNETS_RESTRICT emit
   }
   const T gate = emitted[scheme.gate_at()];
   MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) result[n] = previous[n] + gate * (content[n] - previous[n]);
+}
+
+// What sharpening takes the logarithm of.
+template <class T>
+inline T sharpened(T weight) {
+  return (weight < T(0) ? T(0) : weight) + T(SHARPEN_EPSILON);
 }
 
 // Weights of one head over the slots (equations 5 to 9), from the dot products of its key with every slot.
@@ -154,7 +155,7 @@ inline void address(const HeadScheme& scheme, const T* MEMNETS_RESTRICT emitted,
     const T sharpening = emitted[scheme.sharpening_at()];
     T* MEMNETS_RESTRICT scores = scratch.scores.data();
     MEMNETS_SIMD for (int64_t n = 0; n < slots; n++)
-      scores[n] = sharpening * logarithm(std::max(shifted[n], T(0)) + T(SHARPEN_EPSILON));
+      scores[n] = sharpening * logarithm(sharpened(shifted[n]));
     softmax(scores, weights, slots);
   }
 }
@@ -177,14 +178,14 @@ inline T address_backward(const HeadScheme& scheme, const T* MEMNETS_RESTRICT em
   if (scheme.sharpening) {
     const T* MEMNETS_RESTRICT shifted = traces + (scheme.key ? 2 * slots : 0);
     const T sharpening = emitted[scheme.sharpening_at()], mean = dot(weights, d_weights, slots);
-    T d_sharpening = 0;
-#pragma omp simd reduction(+ : d_sharpening)
-    for (int64_t n = 0; n < slots; n++) {
-      const T d_score = weights[n] * (d_weights[n] - mean), base = std::max(shifted[n], T(0)) + T(SHARPEN_EPSILON);
-      d_sharpening += d_score * logarithm(base);
-      d_shifted[n] = shifted[n] < T(0) ? T(0) : sharpening * d_score / base;
+    T* MEMNETS_RESTRICT logs = scratch.scores.data();
+    MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) {
+      const T base = sharpened(shifted[n]);
+      logs[n] = logarithm(base);
+      d_weights[n] = weights[n] * (d_weights[n] - mean);
+      d_shifted[n] = shifted[n] < T(0) ? T(0) : sharpening * d_weights[n] / base;
     }
-    d_emitted[scheme.sharpening_at()] = d_sharpening;
+    d_emitted[scheme.sharpening_at()] = dot(d_weights, logs, slots);
   } else {
     std::copy_n(d_weights, slots, d_shifted);
   }
@@ -208,35 +209,28 @@ inline T address_backward(const HeadScheme& scheme, const T* MEMNETS_RESTRICT em
     return T(0);
   }
   const T gate = scheme.gate ? emitted[scheme.gate_at()] : T(1);
-  T d_gate = 0, mean = 0;
-#pragma omp simd reduction(+ : d_gate, mean)
-  for (int64_t n = 0; n < slots; n++) {
-    const T d_content = gate * d_interpolated[n];
-    d_previous[n] = d_interpolated[n] - d_content;
-    d_gate += d_interpolated[n] * (content[n] - previous[n]);
-    mean += d_content * content[n];
-  }
-  if (scheme.gate) d_emitted[scheme.gate_at()] = d_gate;
+  const T d_gate_content = dot(d_interpolated, content, slots), mean = gate * d_gate_content;
+  if (scheme.gate) d_emitted[scheme.gate_at()] = d_gate_content - dot(d_interpolated, previous, slots);
   const T* MEMNETS_RESTRICT similarity = traces;
   const T strength = scheme.strength ? emitted[scheme.strength_at()] : T(1);
-  const T key_norm = scheme.cosine ? T(1) / std::sqrt(dot(emitted, emitted, scheme.word) + T(NORM_EPSILON)) : T(1);
-  T d_strength = 0, d_key_norm = 0;
-#pragma omp simd reduction(+ : d_strength, d_key_norm)
-  for (int64_t n = 0; n < slots; n++) {
-    const T d_score = content[n] * (gate * d_interpolated[n] - mean), d_similarity = strength * d_score;
-    d_strength += d_score * similarity[n];
-    d_key_norm += d_similarity * similarity[n];
-    d_dots[n] = d_similarity * key_norm;
-  }
-  if (scheme.strength) d_emitted[scheme.strength_at()] = d_strength;
-  if (!scheme.cosine) return T(0);
-  const T key_norm_inverse = T(1) / key_norm;
   MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) {
-    const T d_cosine = d_dots[n] * key_norm_inverse;
-    d_norms[n] += d_cosine * similarity[n] * inverse_norms[n] * inverse_norms[n];
-    d_dots[n] *= inverse_norms[n];
+    d_previous[n] = (T(1) - gate) * d_interpolated[n];
+    d_dots[n] = content[n] * (gate * d_interpolated[n] - mean);  // of the softmax's scores, so far
   }
-  return d_key_norm * key_norm * key_norm;
+  const T d_strength = dot(d_dots, similarity, slots);
+  if (scheme.strength) d_emitted[scheme.strength_at()] = d_strength;
+  if (!scheme.cosine) {
+    MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) d_dots[n] *= strength;
+    return T(0);
+  }
+  const T squared = T(1) / (dot(emitted, emitted, scheme.word) + T(NORM_EPSILON));
+  const T key_norm = std::sqrt(squared);
+  MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) {
+    const T d_cosine = strength * d_dots[n], inverse = inverse_norms[n];
+    d_norms[n] += d_cosine * similarity[n] * inverse * inverse;
+    d_dots[n] = d_cosine * key_norm * inverse;
+  }
+  return strength * d_strength * squared;
 }
 
 }  // namespace memnets

@@ -76,46 +76,40 @@ inline void read_and_write(const T* MEMNETS_RESTRICT memory, const T* read_weigh
 
 // First half of the gradient of `read_and_write`: of the weights and of what was erased and added.
 //
+// `upcoming` is the memory that will be needed next: it is fetched meanwhile.
 // `d_next` is the gradient of the new memory, `d_reads` that of the read vectors. `d_read_weights` and
 // `d_write_weights` grow; `d_erase` and `d_add` are set.
 template <class T>
-inline void access_backward(const T* MEMNETS_RESTRICT memory, const T* MEMNETS_RESTRICT d_next,
+inline void access_backward(const T* MEMNETS_RESTRICT memory, const T* upcoming, const T* MEMNETS_RESTRICT d_next,
                             const T* MEMNETS_RESTRICT d_reads, const T* MEMNETS_RESTRICT write_weights, const T* erase,
                             const T* add, T* MEMNETS_RESTRICT d_read_weights, T* MEMNETS_RESTRICT d_write_weights,
                             T* MEMNETS_RESTRICT d_erase, T* MEMNETS_RESTRICT d_add, T* MEMNETS_RESTRICT scratch,
                             const MemorySizes& sizes) {
   const int64_t slots = sizes.slots;
+  multiply_add<T>({d_reads, sizes.word}, {memory, slots}, {d_read_weights, slots}, sizes.read_heads, sizes.word, slots);
   for (int64_t w = 0; w < sizes.word; w++) {
     const T* MEMNETS_RESTRICT row = memory + w * slots;
     const T* MEMNETS_RESTRICT d_row = d_next + w * slots;
-    for (int64_t h = 0; h < sizes.read_heads; h++)
-      add_scaled(d_read_weights + h * slots, row, d_reads[h * sizes.word + w], slots);
+    for (int64_t n = 0; n < slots; n += 64 / sizeof(T)) __builtin_prefetch(upcoming + w * slots + n);
     for (int64_t h = 0; h < sizes.write_heads; h++) {
       const int64_t i = h * sizes.word + w;
       const T erased = erase[i], added = add[i];
       const T* MEMNETS_RESTRICT head = write_weights + h * slots;
       T* MEMNETS_RESTRICT d_head = d_write_weights + h * slots;
-      T d_erased = 0, d_added = 0;
       if (sizes.write_heads == 1) {
-#pragma omp simd reduction(+ : d_erased, d_added)
-        for (int64_t n = 0; n < slots; n++) {
-          const T d_both = d_row[n] * head[n];
-          d_head[n] += d_row[n] * (added - erased * row[n]);
-          d_erased -= d_both * row[n];
-          d_added += d_both;
+        MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) {
+          scratch[n] = d_row[n] * row[n];
+          d_head[n] += added * d_row[n] - erased * scratch[n];
         }
       } else {
         kept(write_weights, erase, scratch, sizes, w, h);
-#pragma omp simd reduction(+ : d_erased, d_added)
-        for (int64_t n = 0; n < slots; n++) {
-          const T old = scratch[n] * row[n];
-          d_head[n] += d_row[n] * (added - erased * old);
-          d_erased -= d_row[n] * head[n] * old;
-          d_added += d_row[n] * head[n];
+        MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) {
+          scratch[n] *= d_row[n] * row[n];
+          d_head[n] += added * d_row[n] - erased * scratch[n];
         }
       }
-      d_erase[i] = d_erased;
-      d_add[i] = d_added;
+      d_erase[i] = -dot(head, scratch, slots);
+      d_add[i] = dot(head, d_row, slots);
     }
   }
 }
@@ -126,13 +120,23 @@ inline void access_backward(const T* MEMNETS_RESTRICT memory, const T* MEMNETS_R
 // `d_dots` [heads slots] and `d_norms` [slots] come from `address_backward`; with no keys (`keys` null) they are unread.
 template <class T>
 inline void memory_backward(const T* MEMNETS_RESTRICT memory, T* MEMNETS_RESTRICT d_memory, const T* d_reads,
-                            const T* read_weights, const T* write_weights, const T* erase, const T* keys,
+                            const T* MEMNETS_RESTRICT read_weights, const T* MEMNETS_RESTRICT write_weights, const T* erase, const T* keys,
                             int64_t key_stride, const T* d_dots, const T* MEMNETS_RESTRICT d_norms, T* d_keys,
                             T* MEMNETS_RESTRICT scratch, const MemorySizes& sizes) {
   const int64_t slots = sizes.slots, heads = sizes.read_heads + sizes.write_heads;
   for (int64_t w = 0; w < sizes.word; w++) {
     const T* MEMNETS_RESTRICT row = memory + w * slots;
     T* MEMNETS_RESTRICT d_row = d_memory + w * slots;
+    if (sizes.write_heads == 1 && sizes.read_heads == 1 && keys) {  // the usual heads, in one pass
+      const T erased = erase[w], d_read = d_reads[w], key = keys[w], write_key = keys[key_stride + w];
+      const T *MEMNETS_RESTRICT d_dot = d_dots, *MEMNETS_RESTRICT d_write_dot = d_dots + slots;
+      MEMNETS_SIMD for (int64_t n = 0; n < slots; n++)
+        d_row[n] = d_row[n] * (T(1) - erased * write_weights[n]) - d_norms[n] * row[n] + d_read * read_weights[n] +
+                   key * d_dot[n] + write_key * d_write_dot[n];
+      d_keys[w] += dot(d_dot, row, slots);
+      d_keys[key_stride + w] += dot(d_write_dot, row, slots);
+      continue;
+    }
     kept(write_weights, erase, scratch, sizes, w);
     if (keys)
       MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) d_row[n] = d_row[n] * scratch[n] - d_norms[n] * row[n];
@@ -142,14 +146,8 @@ inline void memory_backward(const T* MEMNETS_RESTRICT memory, T* MEMNETS_RESTRIC
       add_scaled(d_row, read_weights + h * slots, d_reads[h * sizes.word + w], slots);
     for (int64_t h = 0; keys && h < heads; h++) {
       const T* MEMNETS_RESTRICT d_dot = d_dots + h * slots;
-      const T key = keys[h * key_stride + w];
-      T d_key = 0;
-#pragma omp simd reduction(+ : d_key)
-      for (int64_t n = 0; n < slots; n++) {
-        d_key += d_dot[n] * row[n];
-        d_row[n] += d_dot[n] * key;
-      }
-      d_keys[h * key_stride + w] += d_key;
+      add_scaled(d_row, d_dot, keys[h * key_stride + w], slots);
+      d_keys[h * key_stride + w] += dot(d_dot, row, slots);
     }
   }
 }

@@ -97,13 +97,10 @@ Saved allocate(const Sizes& sizes, const at::TensorOptions& options, bool keep) 
           at::empty({batch, steps, sizes.scheme.cosine ? slots : 0}, options)};
 }
 
-// A matrix with rows padded by zeros to whole vectors.
+// Zeros [rows columns] with rows padded to whole vectors.
 template <class T>
-Tensor pack(const Tensor& matrix) {
-  Tensor packed = at::empty({matrix.size(0), padded<T>(matrix.size(1))}, matrix.options());
-  packed.narrow(1, 0, matrix.size(1)).copy_(matrix);
-  packed.narrow(1, matrix.size(1), packed.size(1) - matrix.size(1)).zero_();
-  return packed;
+Tensor packed_zeros(int64_t rows, int64_t columns, const at::TensorOptions& options) {
+  return at::zeros({rows, padded<T>(columns)}, options);
 }
 
 template <class T>
@@ -111,10 +108,43 @@ Rows<const T> rows_of(const Tensor& matrix) {
   return {matrix.const_data_ptr<T>(), matrix.stride(0)};
 }
 
-// The weights from one step's features (hidden, reads) to the next step's gates: [gates features].
+// packed[first + i][j] = matrix[j][i]
+template <class T>
+void pack_transposed(const Tensor& matrix, const Tensor& packed, int64_t first) {
+  const Tensor dense = matrix.stride(1) == 1 ? matrix : matrix.contiguous();
+  transpose<T>(rows_of<T>(dense), {packed.data_ptr<T>() + first * packed.stride(0), packed.stride(0)}, dense.size(0),
+               dense.size(1));
+}
+
+// The weights from one step's features (hidden, reads) to the next step's gates; a feed-forward controller doesn't see
+// its last output. For the backward pass [gates features], for the forward pass its transpose.
+template <class T>
 Tensor recurrence(const Weights& weights, const Sizes& sizes) {
-  const Tensor from_reads = weights.input.narrow(1, sizes.input, sizes.reads());
-  return at::cat({sizes.lstm ? weights.recurrent : at::zeros({sizes.gates, sizes.hidden}, from_reads.options()), from_reads}, 1);
+  Tensor packed = packed_zeros<T>(sizes.gates, sizes.features(), weights.input.options());
+  if (sizes.lstm) packed.narrow(1, 0, sizes.hidden).copy_(weights.recurrent);
+  packed.narrow(1, sizes.hidden, sizes.reads()).copy_(weights.input.narrow(1, sizes.input, sizes.reads()));
+  return packed;
+}
+template <class T>
+Tensor recurrence_transposed(const Weights& weights, const Sizes& sizes) {
+  Tensor packed = packed_zeros<T>(sizes.features(), sizes.gates, weights.input.options());
+  if (sizes.lstm) pack_transposed<T>(weights.recurrent, packed, 0);
+  pack_transposed<T>(weights.input.narrow(1, sizes.input, sizes.reads()), packed, sizes.hidden);
+  return packed;
+}
+
+// Weights from hidden to interface, likewise: [interface hidden] and its transpose.
+template <class T>
+Tensor interface(const Weights& weights, const Sizes& sizes) {
+  Tensor packed = packed_zeros<T>(sizes.interface, sizes.hidden, weights.interface.options());
+  packed.narrow(1, 0, sizes.hidden).copy_(weights.interface);
+  return packed;
+}
+template <class T>
+Tensor interface_transposed(const Weights& weights, const Sizes& sizes) {
+  Tensor packed = packed_zeros<T>(sizes.hidden, sizes.interface, weights.interface.options());
+  pack_transposed<T>(weights.interface, packed, 0);
+  return packed;
 }
 
 Tensor initial_features(const MaybeTensor& hidden, const Tensor& read_vectors, const Sizes& sizes) {
@@ -177,16 +207,18 @@ struct HeadsBackward {
         d_head_weights(sizes.heads() * sizes.memory.slots), d_dots(sizes.heads() * sizes.memory.slots),
         d_norms(sizes.memory.slots), d_emitted(sizes.interface), keep(sizes.memory.slots) {}
 
-  void step(int64_t sequence, int64_t t, const T* d_reads, T* d_memory, T* d_weights, T* d_raw) {
+  void step(int64_t sequence, int64_t t, int64_t next_sequence, int64_t next_step, const T* d_reads, T* d_memory,
+            T* d_weights, T* d_raw) {
     const int64_t slots = sizes.memory.slots, heads = sizes.heads(), read_slots = sizes.memory.read_heads * slots;
     const int64_t num_traces = sizes.scheme.num_traces(), size = sizes.scheme.size();
     const T *sent = emitted.at(sequence, t), *memory = memories.at(sequence, t);
     const T *used = weights.at(sequence, t + 1), *previous = weights.at(sequence, t);
     const T* erase = sent + sizes.erase_at();
+    const T* upcoming = memories.at(next_sequence, next_step);  // of no use to this step, but on its way by the next
     T* d_used = d_head_weights.data();
     T* d_sent = d_emitted.data();
     std::copy_n(d_weights, heads * slots, d_used);
-    access_backward(memory, d_memory, d_reads, used + read_slots, erase, sent + sizes.add_at(), d_used,
+    access_backward(memory, upcoming, d_memory, d_reads, used + read_slots, erase, sent + sizes.add_at(), d_used,
                     d_used + read_slots, d_sent + sizes.erase_at(), d_sent + sizes.add_at(), keep.data(), sizes.memory);
     std::fill(d_norms.begin(), d_norms.end(), T(0));
     for (int64_t h = 0; h < heads; h++) {
@@ -292,7 +324,8 @@ void run_backward(const Sizes& sizes, const Tensor& d_features, const Tensor& re
       for (int64_t b = 0; b < rows; b++) {
         const int64_t sequence = first + b;
         add_scaled(carry.row(b), d_output.row(b), T(1), features);
-        heads.step(sequence, t, carry.row(b) + hidden, d_memory.data_ptr<T>() + sequence * memory_size,
+        const bool last = b + 1 == rows;
+        heads.step(sequence, t, last ? first : sequence + 1, last ? std::max<int64_t>(t - 1, 0) : t, carry.row(b) + hidden, d_memory.data_ptr<T>() + sequence * memory_size,
                    d_weights.data_ptr<T>() + sequence * weights_size, d_raw.row(b));
         std::copy_n(carry.row(b), hidden, d_hidden.row(b));
       }
@@ -335,8 +368,8 @@ Forward forward(const Tensor& inputs, const Tensor& memory, const Tensor& read_w
                                .view({sizes.batch, sizes.steps, sizes.gates});
   const Tensor start = initial_features(hidden, read_vectors, sizes);
   AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "ntm_sequence", [&] {
-    run_forward<scalar_t>(sizes, projected, start, pack<scalar_t>(recurrence(weights, sizes).t()),
-                          pack<scalar_t>(interface_weight.t()), interface_bias.contiguous(), saved);
+    run_forward<scalar_t>(sizes, projected, start, recurrence_transposed<scalar_t>(weights, sizes),
+                          interface_transposed<scalar_t>(weights, sizes), interface_bias.contiguous(), saved);
   });
   const auto last = [&](const Tensor& states) { return states.select(1, sizes.steps % states.size(1)); };
   const auto copy = [](const Tensor& view) { return view.clone(at::MemoryFormat::Contiguous); };
@@ -376,8 +409,7 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
   const Tensor d_interface = at::empty({batch, sizes.steps, sizes.interface}, options);
   const Tensor d_start = at::empty({batch, sizes.features()}, options);
   AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "ntm_sequence", [&] {
-    run_backward<scalar_t>(sizes, d_output, pack<scalar_t>(recurrence(weights, sizes)), pack<scalar_t>(interface_weight),
-                           saved, d_gates, d_interface, to_memory, to_weights, to_cell, d_start);
+    run_backward<scalar_t>(sizes, d_output, recurrence<scalar_t>(weights, sizes), interface<scalar_t>(weights, sizes), saved, d_gates, d_interface, to_memory, to_weights, to_cell, d_start);
   });
   // What each step's gates saw: inputs, and the features of the step before.
   const Tensor start = initial_features(hidden, read_vectors, sizes).unsqueeze(1);

@@ -94,14 +94,6 @@ inline T softplus_slope(T value) {
   return -std::expm1(-value);
 }
 
-template <class T>
-inline T dot(const T* MEMNETS_RESTRICT a, const T* MEMNETS_RESTRICT b, int64_t size) {
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < size; i++) sum += a[i] * b[i];
-  return sum;
-}
-
 // y += factor * x
 template <class T>
 inline void add_scaled(T* MEMNETS_RESTRICT y, const T* MEMNETS_RESTRICT x, T factor, int64_t size) {
