@@ -7,6 +7,7 @@ import json
 import netrc
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import warnings
@@ -218,7 +219,7 @@ def environment(device: torch.device) -> Row:
 
 def command_line() -> str:
     """Return the command that started this process, as one would type it."""
-    return " ".join(["python", *sys.argv])
+    return shlex.join(["python", *sys.argv])
 
 
 def _git(*words: str) -> str | None:
