@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from memnets.config import Experiment, build, run_folder
+from memnets.config import Experiment, build
+from memnets.identity import run_folder
 from memnets.ops.backend import use_backend
 from memnets.training import checkpoint
 from memnets.training.distributed import Processes, processes

@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from memnets.check import ConfigError, Problem
-from memnets.config import CONFIGS, Composed, check, compose, parse_override, run_folder, with_defaults
+from memnets.config import CONFIGS, Composed, check, compose, parse_override, with_defaults
+from memnets.identity import run_folder
 from memnets.training.logger import command_line
 from memnets.training.run import DONE, FAILED, INTERRUPTED, status_of
 

@@ -9,8 +9,9 @@ import yaml
 
 from memnets.analysis.report import draw_run
 from memnets.check import ConfigError, Problem
-from memnets.config import check, compose, run_folder, with_defaults
+from memnets.config import check, compose, with_defaults
 from memnets.help import FLAGS, text
+from memnets.identity import run_folder
 from memnets.launch import train
 from memnets.summary import summary
 from memnets.sweep import Sweep, grid_points, is_point, plan, without_sweeps

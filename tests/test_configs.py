@@ -17,16 +17,8 @@ from hydra.utils import get_class, instantiate
 from tiny import ROOT, TINY, tiny_config
 
 from memnets.check import ConfigError
-from memnets.config import (
-    build,
-    check,
-    choices,
-    compose,
-    identity,
-    load,
-    run_folder,
-    with_defaults,
-)
+from memnets.config import build, check, choices, compose, load, with_defaults
+from memnets.identity import identity, run_folder
 from memnets.models.base import SequenceModel
 from memnets.sweep import grid_points, plan, without_sweeps
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tiny import script, tiny_config
 
-from memnets.config import run_folder
 from memnets.evaluate import Evaluation, evaluate_checkpoint
+from memnets.identity import run_folder
 from memnets.launch import train
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from memnets.config import check, compose, run_folder, with_defaults
+from memnets.config import check, compose, with_defaults
+from memnets.identity import run_folder
 from memnets.launch import train
 from memnets.training.run import DONE, status_of
 

@@ -15,8 +15,9 @@ import pytest
 from test_training import STREAM, files
 from tiny import ALONE, ROOT, TINY, tiny_config
 
-from memnets.config import check, compose, run_folder, with_defaults
+from memnets.config import check, compose, with_defaults
 from memnets.contracts import Spec
+from memnets.identity import run_folder
 from memnets.launch import train
 from memnets.models.lstm import LSTM
 from memnets.training.run import DONE, FAILED, INTERRUPTED, NOT_FINITE, REFUSED, locked, status_of

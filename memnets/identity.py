@@ -1,0 +1,51 @@
+"""Which run a configuration is: its name, its hash, its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from memnets.training.checkpoint import MANIFEST, CheckpointError
+from memnets.training.run import find_checkpoint
+from memnets.training.settings import HOUSEKEEPING, RuntimeSettings
+
+
+def run_name(config: dict[str, Any]) -> str:
+    """Return the experiment's name, or one made of the model's and the task's."""
+    classes = [config[node]["_target_"].rpartition(".")[2].lower() for node in ("model", "task")]
+    return config.get("name") or "_".join(classes)
+
+
+def identity(config: dict[str, Any]) -> str:
+    """Hash of all that can change a result: the configuration without its name, the logger and housekeeping."""
+    kept = {key: value for key, value in config.items() if key not in ("logger", "runtime", "name")}
+    runtime = config.get("runtime") or {}
+    kept["runtime"] = {k: v for k, v in runtime.items() if k not in HOUSEKEEPING}
+    if runtime.get("resume", "auto") not in ("auto", "never"):
+        kept["start"] = _start(Path(runtime["resume"]))
+    return hashlib.sha256(json.dumps(_numbers(kept), sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _start(path: Path) -> str:
+    """What a run starts from: the checksums of a checkpoint's files, or a path that will be refused when it is run."""
+    try:
+        return (find_checkpoint(path) / MANIFEST).read_text()
+    except CheckpointError:
+        return str(path)
+
+
+def _numbers(node: Any) -> Any:
+    """The same numbers, however they are written: 10 is 10.0."""
+    if isinstance(node, dict):
+        return {key: _numbers(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_numbers(item) for item in node]
+    return float(node) if isinstance(node, int) and not isinstance(node, bool) else node
+
+
+def run_folder(config: dict[str, Any]) -> Path:
+    """Where the run of this configuration lives: its name and the hash of what it is."""
+    runs_dir = (config.get("runtime") or {}).get("runs_dir", RuntimeSettings.runs_dir)
+    return Path(runs_dir) / f"{run_name(config)}-{identity(config)}"
