@@ -79,11 +79,9 @@ def no_compiler(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    for cached in (build.load, backend.build_obstacle):
-        cached.cache_clear()
-    yield
-    for cached in (build.load, backend.build_obstacle):
-        cached.cache_clear()
+    monkeypatch.setattr(backend, "_built", {})
+    monkeypatch.setattr(backend, "_warned", set())
+    monkeypatch.setattr(build, "load", build.load.__wrapped__)
 
 
 class TestBuild:

@@ -172,6 +172,19 @@ class TestSequence:
         for gradients in ([None] * 5, [torch.ones_like(output) for output in outputs[:5]]):
             torch.library.opcheck(backward, (*gradients, *saved, given.state.read_weights.shape[1], *plain[12:17]))
 
+    def test_compiles_into_one_graph(self):
+        given = problem(Shape(batch=2, time=2))
+        kernel(*given)  # building isn't part of the graph
+
+        def total(inputs):
+            features, memory, *_ = torch.ops.memnets.ntm_sequence_forward(inputs, *op_arguments(given)[1:])
+            return features.sum() + memory.sum()
+
+        torch._dynamo.reset()
+        compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
+        gradients = [torch.autograd.grad(each(given.inputs), given.inputs)[0] for each in (compiled, total)]
+        assert_close(*gradients, **DOUBLE)
+
 
 def gradients_of(model, inputs):
     model.zero_grad()
