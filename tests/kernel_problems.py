@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from memnets.ops.ntm_sequence import HeadScheme, NTMSequenceState, NTMWeights
+from memnets.ops.backend import use_backend
+from memnets.ops.ntm_sequence import HeadScheme, NTMSequenceState, NTMWeights, ntm_sequence
 
 MULTIPLE = 4
 """A kernel's error in float32 may be this many times the float32 reference's own ..."""
@@ -102,6 +103,12 @@ def problem(shape=None, lstm=True, scheme=None, dtype=torch.float64, seed=0, sca
         normal(interface),
     )
     return Problem(normal(batch, shape.time, shape.inputs), state, parameters, scheme)
+
+
+def kernel(*given):
+    """The op, refusing to fall back."""
+    with use_backend("cpu"):
+        return ntm_sequence(*given)
 
 
 def results(function, given):

@@ -1,35 +1,25 @@
-"""The sequence kernel against its reference, the choice of backend, and the build."""
+"""The sequence kernel against its reference, as an op and in the NTM."""
 
 from __future__ import annotations
 
-import threading
-import warnings
 from functools import partial
 
 import pytest
 import torch
-from kernel_problems import SCHEMES, SHAPES, Problem, Shape, problem, results, wrong
+from kernel_problems import SCHEMES, SHAPES, Problem, Shape, kernel, problem, results, wrong
 from test_memory import LEGAL, addressing_of, names
 from torch.testing import assert_close
 
 from memnets.contracts import Spec
-from memnets.kernels import build
 from memnets.memory.addressing import Key
 from memnets.models.controller import FeedForwardController, LSTMController
 from memnets.models.ntm import NTM
-from memnets.ops import backend
-from memnets.ops.backend import BackendError, current_backend, use_backend
-from memnets.ops.ntm_sequence import ntm_sequence, ntm_sequence_reference
+from memnets.ops.backend import BackendError, use_backend
+from memnets.ops.ntm_sequence import ntm_sequence_reference
 
 DOUBLE = {"rtol": 1e-10, "atol": 1e-11}
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 controllers = pytest.mark.parametrize("lstm", [True, False], ids=["lstm", "feedforward"])
-
-
-def kernel(*given):
-    """The op, refusing to fall back."""
-    with use_backend("cpu"):
-        return ntm_sequence(*given)
 
 
 @pytest.fixture
@@ -182,95 +172,18 @@ class TestSequence:
         for gradients in ([None] * 5, [torch.ones_like(output) for output in outputs[:5]]):
             torch.library.opcheck(backward, (*gradients, *saved, given.state.read_weights.shape[1], *plain[12:17]))
 
+    def test_compiles_into_one_graph(self):
+        given = problem(Shape(batch=2, time=2))
+        kernel(*given)  # building isn't part of the graph
 
-class TestBackend:
-    def test_holds_until_the_end(self):
-        with use_backend("reference"):
-            with use_backend("cpu"):
-                assert current_backend() == "cpu"
-            assert current_backend() == "reference"
-            with pytest.raises(ZeroDivisionError), use_backend("cpu"):
-                raise ZeroDivisionError
-            assert current_backend() == "reference"
-        assert current_backend() == "auto"
+        def total(inputs):
+            features, memory, *_ = torch.ops.memnets.ntm_sequence_forward(inputs, *op_arguments(given)[1:])
+            return features.sum() + memory.sum()
 
-    def test_unknown_name(self):
-        unchecked = use_backend.__init__.__wrapped__  # under test, the annotation would refuse it first
-        with pytest.raises(ValueError, match="one of auto, reference, cpu, triton, not 'cuda'"):
-            unchecked(object.__new__(use_backend), "cuda")
-
-    def test_a_named_backend_serves_or_says_why(self):
-        given = problem()
-        with use_backend("triton"), pytest.raises(BackendError, match="no kernel for it"):
-            ntm_sequence(*given)
-        elsewhere = Problem(given.inputs.to("meta"), *given[1:])
-        with pytest.raises(BackendError, match="tensors are on meta, it runs on the CPU"):
-            kernel(*elsewhere)
-        with pytest.raises(BackendError, match="no sequence or no step"):
-            kernel(given.inputs[:, :0], *given[1:])
-
-    def test_auto_takes_the_kernel_where_it_serves(self):
-        given = problem(dtype=torch.float32)
-        assert ntm_sequence(*given)[0].equal(kernel(*given)[0])
-        assert torch.func.vmap(lambda inputs: ntm_sequence(inputs, *given[1:])[0])(given.inputs[None]).isfinite().all()
-
-    def test_without_a_compiler_one_warning_and_the_reference(self, no_compiler):
-        given = problem()
-        with pytest.warns(UserWarning, match=r"slower reference: no C\+\+ compiler"):
-            features, _ = ntm_sequence(*given)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            ntm_sequence(*given)
-        assert features.equal(ntm_sequence_reference(*given)[0])
-        with pytest.raises(BackendError, match=r"no C\+\+ compiler was found: install"):
-            kernel(*given)
-
-
-@pytest.fixture
-def no_compiler(monkeypatch, tmp_path):
-    """A machine on which nothing was built and nothing can be."""
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    for cached in (build.load, backend.build_obstacle):
-        cached.cache_clear()
-    yield
-    for cached in (build.load, backend.build_obstacle):
-        cached.cache_clear()
-
-
-class TestBuild:
-    def test_processes_that_start_together_build_once(self, monkeypatch, tmp_path):
-        script = tmp_path / "compiler"
-        script.write_text(
-            "#!/bin/sh\n"
-            f"echo built >> {tmp_path}/log\nsleep 0.2\n"
-            'while [ "$1" != -o ]; do shift; done\n'
-            'exec g++ -shared -x c++ /dev/null -o "$2"\n'
-        )
-        script.chmod(0o755)
-        monkeypatch.setenv("CXX", str(script))
-        monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-        threads = [threading.Thread(target=build.load.__wrapped__, args=("ntm_sequence",)) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert (tmp_path / "log").read_text() == "built\n"
-        assert len(list((tmp_path / "memnets").glob("*.so"))) == 1
-
-    def test_what_a_compiler_refuses_is_told(self, monkeypatch, tmp_path):
-        monkeypatch.setenv("CXX", "false")
-        monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-        with pytest.raises(build.BuildError, match=r"refused ntm_sequence\.cpp"):
-            build.load.__wrapped__("ntm_sequence")
-        assert not list((tmp_path / "memnets").glob("*.so"))
-
-    def test_the_name_holds_what_a_build_depends_on(self, monkeypatch):
-        here = build.build_id("ntm_sequence")
-        assert torch.__version__ in here
-        monkeypatch.setattr(build, "_cpu", lambda: "another")
-        assert build.build_id("ntm_sequence") != here
+        torch._dynamo.reset()
+        compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
+        gradients = [torch.autograd.grad(each(given.inputs), given.inputs)[0] for each in (compiled, total)]
+        assert_close(*gradients, **DOUBLE)
 
 
 def gradients_of(model, inputs):

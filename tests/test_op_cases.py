@@ -22,7 +22,7 @@ CASES = [pytest.param(case, id=case.name) for case in cases()]
 
 
 ELSEWHERE = {"backend", "ntm_sequence"}
-"""No ops of one step: tested in test_kernels.py."""
+"""No ops of one step: tested in test_backend.py and test_kernels.py."""
 
 
 def as_tuple(result):

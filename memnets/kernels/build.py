@@ -61,7 +61,7 @@ def cache_folder() -> Path:
 
 
 def build_id(name: str) -> str:
-    """Return torch's version and a hash of all else a build depends on: sources, flags, compiler and CPU.
+    """Return torch's version and a hash of all else a build depends on: sources, flags, CPU and CXX.
 
     The CPU counts as -march=native code of one is an illegal instruction on another, and caches are shared.
     """

@@ -82,15 +82,30 @@ def choose(op: str, obstacles: Mapping[str, Obstacle]) -> Backend:
     return "reference"
 
 
-@cache
-def build_obstacle(name: str, named: bool) -> str | None:
-    """Return why the C++ kernel `name` can't be had, None if it is loaded; one warning unless it was asked for."""
+_built: dict[str, str | None] = {}
+_warned: set[str] = set()
+
+
+def build_obstacle(name: str, register: Callable[[], None]) -> str | None:
+    """Return why the C++ kernel `name` can't be had, None if it is loaded; `register` is called once it is.
+
+    What `auto` then does without is told in one warning. (Plain dictionaries, as torch.compile can look through them.)
+    """
+    if name not in _built:
+        _built[name] = _load(name, register)
+    reason = _built[name]
+    if reason and _current == "auto" and name not in _warned:
+        _warned.add(name)
+        warnings.warn(f"{name} runs its slower reference: {reason}", stacklevel=2)
+    return reason
+
+
+def _load(name: str, register: Callable[[], None]) -> str | None:
     try:
         build.load(name)
     except build.BuildError as error:
-        if not named:
-            warnings.warn(f"{name} runs its slower reference: {error}", stacklevel=2)
         return str(error)
+    register()
     return None
 
 

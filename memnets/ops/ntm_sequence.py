@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, reduce
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -158,10 +158,7 @@ def cpu_obstacle(inputs: Tensor, state: NTMSequenceState, weights: NTMWeights) -
         return "there is nothing to run: no sequence or no step"
     if torch._C._are_functorch_transforms_active():
         return "torch.func transforms can't look into it"
-    if reason := backend.build_obstacle("ntm_sequence", backend.current_backend() == "cpu"):
-        return reason
-    _register()
-    return None
+    return backend.build_obstacle("ntm_sequence", _register)
 
 
 PLAIN: tuple[type, ...] = (Tensor, torch.nn.Parameter)
@@ -217,9 +214,8 @@ class _Sequence(torch.autograd.Function):
         return None, *_gradient(ctx, *gradients)[:-6]
 
 
-@cache
 def _register() -> None:
-    """Tell torch, once, what the op's results look like and what its gradient is."""
+    """Tell torch what the op's results look like and what its gradient is."""
     forward, backward = "memnets::ntm_sequence_forward", "memnets::ntm_sequence_backward"
     torch.library.register_fake(forward, _fake_forward)
     torch.library.register_fake(backward, _fake_backward)

@@ -93,9 +93,9 @@ struct AddressScratch {
 template <class T>
 inline void continue_ring(T* padded_ring, int64_t size, int64_t half) {
   T* ring = padded_ring + half;
-  for (int64_t i = 0; i < half; i++) {
-    ring[size + i] = ring[i % size];
-    ring[-1 - i] = ring[size - 1 - i % size];
+  for (int64_t i = 0; i < half; i++) {  // beyond one round, what was continued before is read
+    ring[size + i] = ring[i];
+    ring[-1 - i] = ring[size - 1 - i];
   }
 }
 

@@ -8,6 +8,12 @@
 
 namespace memnets {
 
+// Have `size` numbers brought near, to be written soon.
+template <class T>
+inline void fetch(const T* start, int64_t size) {
+  for (int64_t i = 0; i < size; i += 64 / sizeof(T)) __builtin_prefetch(start + i, 1);
+}
+
 struct MemorySizes {
   int64_t slots, word, read_heads, write_heads;
 };

@@ -12,10 +12,9 @@
 #include <tuple>
 #include <vector>
 
-#include "addressing.h"
 #include "lstm.h"
 #include "matrix.h"
-#include "memory.h"
+#include "ntm_heads.h"
 
 namespace memnets {
 namespace {
@@ -24,20 +23,6 @@ using at::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 
 constexpr int64_t CHUNK = 24;  // most sequences of one matrix product: four tiles of rows
-
-struct Sizes {
-  int64_t batch, steps, input, hidden, gates, interface;
-  bool lstm;
-  MemorySizes memory;
-  HeadScheme scheme;
-
-  int64_t heads() const { return memory.read_heads + memory.write_heads; }
-  int64_t reads() const { return memory.read_heads * memory.word; }
-  int64_t features() const { return hidden + reads(); }
-  // The interface: every head's slice, then what each write head erases, then what each adds.
-  int64_t erase_at() const { return heads() * scheme.size(); }
-  int64_t add_at() const { return erase_at() + memory.write_heads * memory.word; }
-};
 
 struct Weights {
   Tensor input, recurrent, bias, interface, interface_bias;  // recurrent undefined: feed-forward controller
@@ -61,28 +46,6 @@ Sizes sizes_of(const Tensor& inputs, const Tensor& memory, const Tensor& read_we
               "ntm_sequence: interface weights don't fit the heads");
   return sizes;
 }
-
-// What one step of every sequence left behind: `rows` steps are kept, older ones overwritten.
-template <class T>
-struct Trace {
-  explicit Trace(const Tensor& tensor)
-      : start(tensor.data_ptr<T>()), rows(tensor.size(1)), size(tensor.numel() / (tensor.size(0) * tensor.size(1))) {}
-  T* at(int64_t sequence, int64_t step) const { return start + (sequence * rows + step % rows) * size; }
-  T* start;
-  int64_t rows, size;
-};
-
-// Everything the backward pass needs. Where a trace has a row more than there are steps, row 0 is the initial state.
-struct Saved {
-  Tensor features;       // [batch steps features]: controller output, then read vectors
-  Tensor gates;          // [batch steps 4 hidden], LSTM only
-  Tensor cells;          // [batch steps+1 hidden], LSTM only
-  Tensor emitted;        // [batch steps interface]
-  Tensor memories;       // [batch steps+1 word slots]
-  Tensor weights;        // [batch steps+1 heads slots]
-  Tensor traces;         // [batch steps heads num_traces slots]
-  Tensor inverse_norms;  // [batch steps slots], cosine only
-};
 
 Saved allocate(const Sizes& sizes, const at::TensorOptions& options, bool keep) {
   const int64_t states = keep ? sizes.steps + 1 : 2, steps = keep ? sizes.steps : 1, batch = sizes.batch;
@@ -151,102 +114,6 @@ Tensor initial_features(const MaybeTensor& hidden, const Tensor& read_vectors, c
   const Tensor start = hidden ? *hidden : at::zeros({sizes.batch, sizes.hidden}, read_vectors.options());
   return at::cat({start, read_vectors.reshape({sizes.batch, sizes.reads()})}, 1);
 }
-
-// One step of one sequence's heads: activates the interface, addresses, reads and writes.
-template <class T>
-struct HeadsForward {
-  const Sizes& sizes;
-  Trace<T> emitted, memories, weights, traces, inverse;
-  AddressScratch<T> scratch;
-  std::vector<T> dots, keep;
-
-  HeadsForward(const Sizes& sizes, const Saved& saved)
-      : sizes(sizes), emitted(saved.emitted), memories(saved.memories), weights(saved.weights), traces(saved.traces),
-        inverse(saved.inverse_norms), scratch(sizes.memory.slots, sizes.scheme.shift_width),
-        dots(sizes.heads() * sizes.memory.slots), keep(sizes.memory.slots) {}
-
-  void step(int64_t sequence, int64_t t, const T* raw, T* reads) {
-    const int64_t slots = sizes.memory.slots, heads = sizes.heads(), num_traces = sizes.scheme.num_traces();
-    T* sent = emitted.at(sequence, t);
-    const T* memory = memories.at(sequence, t);
-    T* norms = inverse.at(sequence, t);
-    T* next_weights = weights.at(sequence, t + 1);
-    activate(raw, sent);
-    if (sizes.scheme.cosine) inverse_norms(memory, norms, slots, sizes.memory.word, T(NORM_EPSILON));
-    if (sizes.scheme.key) {
-      std::fill(dots.begin(), dots.end(), T(0));
-      multiply_add<T>({sent, sizes.scheme.size()}, {memory, slots}, {dots.data(), slots}, heads, sizes.memory.word, slots);
-    }
-    for (int64_t h = 0; h < heads; h++)
-      address(sizes.scheme, sent + h * sizes.scheme.size(), dots.data() + h * slots, norms,
-              weights.at(sequence, t) + h * slots, traces.at(sequence, t) + h * num_traces * slots,
-              next_weights + h * slots, scratch, slots);
-    read_and_write(memory, next_weights, next_weights + sizes.memory.read_heads * slots, sent + sizes.erase_at(),
-                   sent + sizes.add_at(), reads, memories.at(sequence, t + 1), keep.data(), sizes.memory);
-  }
-
-  void activate(const T* MEMNETS_RESTRICT raw, T* MEMNETS_RESTRICT sent) const {
-    for (int64_t h = 0; h < sizes.heads(); h++)
-      emit(sizes.scheme, raw + h * sizes.scheme.size(), sent + h * sizes.scheme.size());
-    MEMNETS_SIMD for (int64_t i = sizes.erase_at(); i < sizes.add_at(); i++) sent[i] = sigmoid(raw[i]);
-    MEMNETS_SIMD for (int64_t i = sizes.add_at(); i < sizes.interface; i++) sent[i] = hyperbolic_tangent(raw[i]);
-  }
-};
-
-// The gradient of `HeadsForward::step`; `d_memory` and `d_weights` pass from the step's end to its beginning.
-template <class T>
-struct HeadsBackward {
-  const Sizes& sizes;
-  Trace<T> emitted, memories, weights, traces, inverse;
-  AddressScratch<T> scratch;
-  std::vector<T> d_head_weights, d_dots, d_norms, d_emitted, keep;
-
-  HeadsBackward(const Sizes& sizes, const Saved& saved)
-      : sizes(sizes), emitted(saved.emitted), memories(saved.memories), weights(saved.weights), traces(saved.traces),
-        inverse(saved.inverse_norms), scratch(sizes.memory.slots, sizes.scheme.shift_width),
-        d_head_weights(sizes.heads() * sizes.memory.slots), d_dots(sizes.heads() * sizes.memory.slots),
-        d_norms(sizes.memory.slots), d_emitted(sizes.interface), keep(sizes.memory.slots) {}
-
-  void step(int64_t sequence, int64_t t, int64_t next_sequence, int64_t next_step, const T* d_reads, T* d_memory,
-            T* d_weights, T* d_raw) {
-    const int64_t slots = sizes.memory.slots, heads = sizes.heads(), read_slots = sizes.memory.read_heads * slots;
-    const int64_t num_traces = sizes.scheme.num_traces(), size = sizes.scheme.size();
-    const T *sent = emitted.at(sequence, t), *memory = memories.at(sequence, t);
-    const T *used = weights.at(sequence, t + 1), *previous = weights.at(sequence, t);
-    const T* erase = sent + sizes.erase_at();
-    const T* upcoming = memories.at(next_sequence, next_step);  // of no use to this step, but on its way by the next
-    T* d_used = d_head_weights.data();
-    T* d_sent = d_emitted.data();
-    std::copy_n(d_weights, heads * slots, d_used);
-    access_backward(memory, upcoming, d_memory, d_reads, used + read_slots, erase, sent + sizes.add_at(), d_used,
-                    d_used + read_slots, d_sent + sizes.erase_at(), d_sent + sizes.add_at(), keep.data(), sizes.memory);
-    std::fill(d_norms.begin(), d_norms.end(), T(0));
-    for (int64_t h = 0; h < heads; h++) {
-      const T* head = sent + h * size;
-      T* d_head = d_sent + h * size;
-      const T d_key_norm = address_backward(
-          sizes.scheme, head, inverse.at(sequence, t), previous + h * slots,
-          traces.at(sequence, t) + h * num_traces * slots, used + h * slots, d_used + h * slots, d_weights + h * slots,
-          d_head, d_dots.data() + h * slots, d_norms.data(), scratch, slots);
-      for (int64_t w = 0; sizes.scheme.key && w < sizes.memory.word; w++) d_head[w] = -d_key_norm * head[w];
-    }
-    memory_backward(memory, d_memory, d_reads, used, used + read_slots, erase, sizes.scheme.key ? sent : nullptr, size,
-                    d_dots.data(), d_norms.data(), d_sent, keep.data(), sizes.memory);
-    activate_backward(sent, d_sent, d_raw);
-  }
-
-  void activate_backward(const T* MEMNETS_RESTRICT sent, const T* MEMNETS_RESTRICT d_sent,
-                         T* MEMNETS_RESTRICT d_raw) const {
-    for (int64_t h = 0; h < sizes.heads(); h++) {
-      const int64_t first = h * sizes.scheme.size();
-      emit_backward(sizes.scheme, sent + first, d_sent + first, d_raw + first);
-    }
-    MEMNETS_SIMD for (int64_t i = sizes.erase_at(); i < sizes.add_at(); i++)
-      d_raw[i] = d_sent[i] * sent[i] * (T(1) - sent[i]);
-    MEMNETS_SIMD for (int64_t i = sizes.add_at(); i < sizes.interface; i++)
-      d_raw[i] = d_sent[i] * (T(1) - sent[i] * sent[i]);
-  }
-};
 
 // Call work(first, end) for chunks of the batch, shared out among threads.
 template <class Work>
