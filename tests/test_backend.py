@@ -11,7 +11,8 @@ import torch
 from kernel_problems import Problem, kernel, problem
 from tiny import script
 
-from memnets.config import check, compose, run_folder, with_defaults
+from memnets.config import check, compose, with_defaults
+from memnets.identity import run_folder
 from memnets.kernels import build
 from memnets.launch import train
 from memnets.ops import backend
