@@ -231,7 +231,7 @@ def _choice_problems(override: Override, configs: Path) -> list[Problem]:
     if override.is_sweep_override() or choice in choices(group, configs):
         return []
     near = nearest(str(choice), choices(group, configs))
-    return [Problem(group, f"there is no {choice!r}{near}; choices: {', '.join(choices(group, configs))}")]
+    return [Problem(group, f"there is no {choice!r}{near or '.'} Choices: {', '.join(choices(group, configs))}")]
 
 
 def _check_place(checker: Checker, name: str, node: Any, kind: type, supplied: tuple[str, ...]) -> None:

@@ -32,7 +32,7 @@ class Evaluation:
 
 
 def evaluate_checkpoint(wanted: Evaluation) -> dict[str, dict[str, float]]:
-    """Return metrics by test set; append them to the run folder's `evaluations.jsonl` and write a new trace there.
+    """Return metrics by test set; append them to the run's `evaluations.jsonl`; write a trace into `evaluation/`.
 
     Raises:
         ConfigError: no such folder, split or key.
@@ -54,7 +54,8 @@ def evaluate_checkpoint(wanted: Evaluation) -> dict[str, dict[str, float]]:
             name: evaluate(model, task, split, experiment.trainer.eval_batch_size, group, bfloat16)
             for name, task in _sets(experiment.task, wanted).items()
         }
-        write_trace(model, _longest(experiment.task, wanted), folder, group.device)
+        (folder / "evaluation").mkdir(exist_ok=True)
+        write_trace(model, _longest(experiment.task, wanted), folder / "evaluation", group.device)
     row = {"checkpoint": path.name, "split": split, "overrides": wanted.overrides, "date": now(), "metrics": results}
     with (folder / "evaluations.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")

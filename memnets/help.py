@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ Train a model on a task.
   python scripts/train.py -m sweep=NAME                  a recorded sweep; add runtime.jobs=2 for two side by side
 
   -m, --multirun   run every point of a sweep; finished runs are skipped, cut-off ones resumed
-  -c, --cfg        print the whole configuration, defaults and all, and stop
+  -c, --cfg        print all keys of the configuration, defaults and all, and stop
   -h, --help       this text
 
 The same command resumes a run that was cut off. key=null leaves a part out; a misspelt key is refused (exit code 2).
@@ -48,12 +49,10 @@ def _group(group: str, configs: Path) -> str:
 
 
 def _first_comment(path: Path) -> str:
-    """First comment of a YAML that says something to a person."""
-    for line in path.read_text().splitlines():
-        if line.startswith("#") and "@package" not in line:
-            return line.lstrip("# ")
-    target = (yaml.safe_load(path.read_text()) or {}).get("_target_", "")
-    return str(target)
+    """First sentence of a YAML's leading comment, or the class it names."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+    words = " ".join(line.lstrip("# ") for line in lines if "@package" not in line)
+    return re.split(r"(?<=\.) ", words)[0] or str((yaml.safe_load(path.read_text()) or {}).get("_target_", ""))
 
 
 def _settings(name: str, settings: type) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,14 +28,22 @@ def summary(folder: Path, overrides: Sequence[str], pictures: Sequence[Path]) ->
     further = {"trainer.max_steps": 2 * status["step"], "trainer.stop_after_solved": "null", "runtime.resume": newest}
     kept = [word for word in overrides if word.partition("=")[0].lstrip("+") not in further]
     count = json.loads((folder / "environment.json").read_text())["processes"]
-    python = ["python"] if count == 1 else ["torchrun", f"--nproc-per-node={count}"]
+    python = [interpreter()] if count == 1 else ["torchrun", f"--nproc-per-node={count}"]
     train = shlex.join([*python, "scripts/train.py", *kept, *(f"{key}={value}" for key, value in further.items())])
     commands = [
         f"resume    {train}",
-        f"evaluate  python scripts/evaluate.py checkpoint={folder}",
-        f"report    python scripts/report.py {folder}",
+        f"evaluate  {interpreter()} scripts/evaluate.py checkpoint={folder}",
+        f"report    {interpreter()} scripts/report.py {folder}",
     ]
     return "\n".join([*lines, "", *commands])
+
+
+def interpreter() -> str:
+    """Return the Python that runs this, as one would type it: `python` where that is what a shell finds."""
+    if shutil.which("python") == sys.executable:
+        return "python"
+    path = Path(sys.executable)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _outcome(status: dict[str, Any]) -> str:

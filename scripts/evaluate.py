@@ -5,7 +5,7 @@
   lengths=20,40     evaluate at these exact lengths instead
   key=value         change the configuration, for example task.eval_sequences=2000
 
-Prints a table, appends the numbers to the run folder's evaluations.jsonl and redraws its pictures.
+Prints a table, adds it to the run folder's evaluations.jsonl, and draws the memory into its evaluation/.
 """
 
 import sys
@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from memnets.analysis.report import draw_run
+from memnets.analysis.report import draw_trace
 from memnets.check import ConfigError
 from memnets.evaluate import Evaluation, evaluate_checkpoint
 from memnets.tasks.base import DataError
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
             [word for word in arguments if not word.startswith(own)],
         )
         show(evaluate_checkpoint(wanted))
-        print(*draw_run(find_checkpoint(wanted.path).parent.parent), sep="\n")
+        print(*draw_trace(find_checkpoint(wanted.path).parents[1] / "evaluation"), sep="\n")
     except (ConfigError, CheckpointError, DataError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -19,7 +19,7 @@ from memnets.sweep import Sweep, grid_points, is_point, plan, without_sweeps
 
 def main(arguments: list[str]) -> int:
     flags = {FLAGS.get(word, word) for word in arguments if word.startswith("-")}
-    overrides = [word for word in arguments if not word.startswith("-")]
+    overrides = [word for word in arguments if not word.startswith("-") and word != "job"]  # --cfg job, as in Hydra
     if "help" in flags:
         print(text())
         return 0

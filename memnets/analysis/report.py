@@ -67,6 +67,15 @@ def draw_run(folder: Path) -> list[Path]:
     return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items() if figure is not None]
 
 
+def draw_trace(folder: Path) -> list[Path]:
+    """Write heat maps of the traces in a folder beside them; return their paths.
+
+    Raises:
+        RunError: a trace that can't be drawn.
+    """
+    return [save_figure(figure, folder / f"{name}.png") for name, figure in draw_memory(folder).items()]
+
+
 def _curves(groups: Sequence[Group]) -> Iterator[Picture]:
     """Yield learning curves, a picture per task and at most as many groups on it as there are colours."""
     tasks: dict[str, list[Group]] = {}

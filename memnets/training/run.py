@@ -136,6 +136,8 @@ class Run:
         except Exception as error:
             return self._fail(error, FAILED)
         interrupted = outcome == "interrupted"
+        if interrupted and self.trainer is not None and self.group.leads:
+            print(f"saved at step {self.trainer.progress.step}: the same command goes on from there", file=sys.stderr)
         self._status("interrupted" if interrupted else "done", outcome=outcome, ended=now())
         return INTERRUPTED if interrupted else DONE
 
@@ -151,6 +153,8 @@ class Run:
         self.trainer = trainer = self.make_trainer(logger)
         if source is not None:
             trainer.load(source.path, continues=source.own)
+            if self.group.leads and self.logger.progress != "none":
+                print(f"going on from {source.path}", file=sys.stderr)
         elif self.group.leads:
             logger.rewind(0)
         style = self.logger.progress if self.group.leads else "none"
@@ -180,9 +184,10 @@ class Run:
             write_json(self.folder / "status.json", {**known, **facts})
 
     def _reached(self) -> dict[str, Any]:
-        """How far the trainer has come, once there is one."""
+        """How far the trainer has come; before there is one, what an earlier session reached."""
         if self.trainer is None:
-            return {}
+            before = status_of(self.folder)
+            return {key: before[key] for key in ("step", "sequences", "seconds", "tested_checkpoint") if key in before}
         progress = self.trainer.progress
         reached: dict[str, Any] = {
             "step": progress.step,
