@@ -20,7 +20,7 @@ from memnets.contracts import Spec
 from memnets.identity import run_folder
 from memnets.launch import train
 from memnets.models.lstm import LSTM
-from memnets.training.run import DONE, FAILED, INTERRUPTED, NOT_FINITE, REFUSED, locked, status_of
+from memnets.training.run import DONE, FAILED, INTERRUPTED, NOT_FINITE, REFUSED, find_checkpoint, locked, status_of
 from memnets.training.trainer import Trainer
 
 NTM = ("model=ntm", "~model.hidden_size", "~model.num_layers", "model.memory_size=5", "task.min_length=3")
@@ -69,6 +69,16 @@ class TestRun:
         steps = [json.loads(line)["step"] for line in (run_folder(further) / "metrics.jsonl").read_text().splitlines()]
         assert min(steps) > 3
         assert status_of(run_folder(further))["step"] == 6
+
+    def test_of_a_run_cut_off_after_resuming_the_newest_checkpoint_is_taken(self, tmp_path: Path) -> None:
+        config = tiny_config(f"runtime.runs_dir={tmp_path}", "trainer.save_every=3")
+        assert train(config) == DONE
+        folder = run_folder(config)
+        cut = {**status_of(folder), "status": "running", "tested_checkpoint": "step_00000003"}  # where it resumed
+        (folder / "status.json").write_text(json.dumps(cut))
+        assert find_checkpoint(folder).name == "step_00000006"
+        (folder / "status.json").write_text(json.dumps({**cut, "status": "done"}))  # early stopping chose it
+        assert find_checkpoint(folder).name == "step_00000003"
 
     def test_a_checkpoint_that_is_not_there(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         config = tiny_config(f"runtime.runs_dir={tmp_path}", f"runtime.resume={tmp_path / 'nowhere'}")

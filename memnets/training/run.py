@@ -92,15 +92,17 @@ def prepare(folder: Path, resume: str) -> Source | None:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return a checkpoint from its own path, or of a run folder the one that was tested, or else the newest.
+    """Return a checkpoint from its own path; of a finished run the one that was tested, of another the newest.
 
     Raises:
         CheckpointError: there is none.
     """
     if (path / checkpoint.MANIFEST).exists():
         return path
-    tested = path / "checkpoints" / str(status_of(path).get("tested_checkpoint"))
-    found = tested if tested.exists() else checkpoint.latest(path / "checkpoints")
+    status = status_of(path)
+    found = checkpoint.latest(path / "checkpoints")
+    if status.get("status") == "done":
+        found = path / "checkpoints" / status["tested_checkpoint"]
     if found is None:
         raise CheckpointError(f"no checkpoint at {path}: give a run folder that has one, or its folder step_…")
     return found
