@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,13 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Before anything of memnets is imported: every annotated function then checks its arguments and what it returns.
-install_import_hook("memnets", "beartype.beartype")
+# (Not the kernels: Triton and torch read the source of their functions, which must be what is called.)
+ROOMS = [path.stem for path in (Path(__file__).parents[1] / "memnets").iterdir() if path.stem != "kernels"]
+install_import_hook([f"memnets.{room}" for room in ROOMS], "beartype.beartype")
+
+# Without a GPU, Triton kernels run in its interpreter; this must be known before they are imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # For processes that tests start; this one's threads are set before each test.
 os.environ["OMP_NUM_THREADS"] = "1"

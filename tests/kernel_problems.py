@@ -11,9 +11,7 @@ from memnets.ops.backend import use_backend
 from memnets.ops.ntm_sequence import HeadScheme, NTMSequenceState, NTMWeights, ntm_sequence
 
 MULTIPLE = 4
-"""A kernel's error in float32 may be this many times the float32 reference's own ..."""
-FLOOR = torch.finfo(torch.float32).eps / 2
-"""... which counts as one rounding at least, where the reference happens to be exact."""
+"""A kernel's error may be this many times the reference's own, which counts as one rounding at least."""
 
 
 class Shape(NamedTuple):
@@ -131,7 +129,8 @@ def errors(actual, exact):
     return torch.tensor(per_seed).nan_to_num(torch.inf).median(dim=0).values
 
 
-def wrong(actual, reference, exact):
-    """Which results (a list of results per seed, float32) err more than the reference allows, and by how much."""
-    found, allowed = errors(actual, exact), MULTIPLE * errors(reference, exact).clamp_min(FLOOR)
+def wrong(actual, reference, exact, dtype=torch.float32):
+    """Which results (a list of results per seed) err more than the reference allows, and by how much."""
+    rounding = torch.finfo(dtype).eps / 2
+    found, allowed = errors(actual, exact), MULTIPLE * errors(reference, exact).clamp_min(rounding)
     return {i: f"error {found[i]:.1e}, bound {allowed[i]:.1e}" for i in (found > allowed).nonzero().flatten().tolist()}

@@ -93,3 +93,7 @@ def gather_slots(values, indices):
     for b, h, t, j in np.ndindex(indices.shape):
         rows[b, h, t, j] = values[b, h, indices[b, h, t, j]]
     return rows
+
+
+def read_and_write(memory, read_weights, write_weights, erase, add):
+    return read(memory, read_weights), erase_add(memory, write_weights, erase, add)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from memnets.memory.addressing import Addressing, split_heads
-from memnets.ops.erase_add import erase_add, read
+from memnets.ops.erase_add import read_and_write
 
 START_LOGIT = 5.0
 """First weights concentrate on slot 0: softmax of a logit of 5 there, 0 elsewhere (54 % at 128 slots)."""
@@ -85,8 +85,9 @@ class Access(nn.Module):
         previous = torch.cat([state.read_weights, state.write_weights], dim=1)
         weights = self.addressing(address, state.memory, previous)
         read_weights, write_weights = self._by_kind(weights)
-        read_vectors = read(state.memory, read_weights)
-        memory = erase_add(state.memory, write_weights, torch.sigmoid(erase), torch.tanh(add))
+        read_vectors, memory = read_and_write(
+            state.memory, read_weights, write_weights, torch.sigmoid(erase), torch.tanh(add)
+        )
         return read_vectors, AccessState(memory, read_weights, write_weights)
 
     def _by_kind(self, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,12 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Literal, get_args
+
+import torch
+from torch import Tensor
 
 from memnets.kernels import build
 
@@ -80,6 +84,28 @@ def choose(op: str, obstacles: Mapping[str, Obstacle]) -> Backend:
         if reason != missing:
             _log_once(f"{op} runs its reference: {reason}")
     return "reference"
+
+
+def triton_obstacle(*tensors: Tensor | None) -> str | None:
+    """Return why Triton kernels can't serve these tensors, None if they can.
+
+    They run on GPUs; in Triton's interpreter (TRITON_INTERPRET=1) on the CPU too, if asked for by name.
+    """
+    devices = {tensor.device.type for tensor in tensors if tensor is not None}
+    elsewhere = sorted(devices - {"cuda"})
+    if elsewhere and (_current != "triton" or elsewhere != ["cpu"]):
+        return f"tensors are on {elsewhere[0]}, it runs on a GPU"
+    if find_spec("triton") is None:
+        return "Triton is not installed: pip install 'memnets[triton]'"
+    from memnets.kernels.triton.launch import interpreting, recording
+
+    if elsewhere and not interpreting() and not recording():
+        return "tensors are on cpu, it runs on a GPU, or in Triton's interpreter (TRITON_INTERPRET=1)"
+    if any(tensor is not None and tensor.numel() == 0 for tensor in tensors[:1]):
+        return "there is nothing to run: the batch or the memory is empty"
+    if torch._C._are_functorch_transforms_active():
+        return "torch.func transforms can't look into it"
+    return None
 
 
 _built: dict[str, str | None] = {}

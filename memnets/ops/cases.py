@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from memnets.ops.content_address import content_address
-from memnets.ops.erase_add import erase_add, read
+from memnets.ops.erase_add import erase_add, read, read_and_write
 from memnets.ops.shift_sharpen import circular_shift, interpolate, sharpen, shift_sharpen
 from memnets.ops.topk_address import gather_slots, topk_address
 
@@ -125,6 +125,12 @@ def _write(draw: Draw) -> Arguments:
     }
 
 
+def _access(draw: Draw) -> Arguments:
+    arguments = _write(draw)
+    weights = {"write_weights": arguments.pop("weights"), "read_weights": draw.weights("batch", "heads", "slots")}
+    return arguments | weights
+
+
 def _topk(draw: Draw, share: float) -> Arguments:
     return {
         "query": draw.normal("batch", "heads", "time", "word"),
@@ -169,6 +175,7 @@ OPS: dict[str, Op] = {
     ),
     "read": Op(read, {"": lambda draw: _only("memory weights", _write(draw))}),
     "erase_add": Op(erase_add, {"": _write}),
+    "read_and_write": Op(read_and_write, {"": _access}),
     "topk_address": Op(
         topk_address,
         {

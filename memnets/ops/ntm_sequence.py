@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from memnets.ops import backend
 from memnets.ops.content_address import Similarity, content_address
-from memnets.ops.erase_add import erase_add, read
+from memnets.ops.erase_add import read_and_write
 from memnets.ops.shift_sharpen import shift_sharpen
 
 
@@ -111,8 +111,9 @@ def _step(inputs: Tensor, state: NTMSequenceState, weights: NTMWeights, scheme: 
     previous = torch.cat([state.read_weights, state.write_weights], dim=1)
     raw = rearrange(interface[:, :address_size], "b (h i) -> b h i", h=num_reads + num_writes)
     read_weights, write_weights = _address(raw, state.memory, previous, scheme).split([num_reads, num_writes], dim=1)
-    read_vectors = read(state.memory, read_weights)
-    memory = erase_add(state.memory, write_weights, torch.sigmoid(erase), torch.tanh(add))
+    read_vectors, memory = read_and_write(
+        state.memory, read_weights, write_weights, torch.sigmoid(erase), torch.tanh(add)
+    )
     return NTMSequenceState(memory, read_weights, write_weights, read_vectors, hidden, cell)
 
 

@@ -1,0 +1,141 @@
+"""Compiles every Triton kernel ahead of time, for GPUs that needn't be there: registers, spills and shared memory."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import mangle_type
+
+from memnets.kernels import triton as kernels
+from memnets.kernels.triton.launch import Launch, interpreting, recorded
+from memnets.ops.backend import use_backend
+from memnets.ops.cases import Case, Sizes, cases
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+SIZES = {
+    "paper": Sizes(batch=16, heads=2, slots=128, word=20, time=8, k=4),
+    "large": Sizes(batch=4, heads=4, slots=4096, word=64, time=8, k=8),
+}
+"""The NTM paper's memory, and one of sparse access."""
+
+
+class Usage(NamedTuple):
+    """What a compiled kernel takes per thread (registers, bytes of spilled ones) and per block (bytes shared)."""
+
+    registers: int
+    spills: int
+    shared: int
+
+
+class Row(NamedTuple):
+    """One kernel, compiled for one target from the launch of a case."""
+
+    case: str
+    kernel: str
+    target: str
+    usage: Usage
+
+
+def kernel_names() -> list[str]:
+    """Return the ops that have a Triton kernel: the custom ops its modules make known to torch."""
+    for path in sorted(Path(kernels.__path__[0]).glob("*.py")):
+        importlib.import_module(f"{kernels.__name__}.{path.stem}")
+    known = {name.split("::")[1].split(".")[0] for name in torch._C._dispatch_get_all_op_names() if "memnets::" in name}
+    return sorted(known & {case.op for case in cases()})
+
+
+def report(ops: Iterable[str], targets: Iterable[str], sizes: Iterable[str] = tuple(SIZES)) -> Iterator[Row]:
+    """Compile every kernel that the ops launch, forward and backward.
+
+    Raises:
+        RuntimeError: kernels were imported for the interpreter, which has nothing to compile.
+    """
+    if interpreting():
+        raise RuntimeError("unset TRITON_INTERPRET: kernels for the interpreter can't be compiled")
+    chosen = {name: SIZES[name] for name in sizes}
+    for case in (case for op in ops for case in cases(op, chosen)):
+        for made in _distinct(launches(case)):
+            for target in targets:
+                yield Row(case.name, made.kernel.fn.__name__, target, compiled(made, TARGETS[target]))
+
+
+def launches(case: Case, dtype: torch.dtype = torch.float32) -> list[Launch]:
+    """Return what a case launches, without running it."""
+    arguments = case.arguments(dtype)
+    for value in arguments.values():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            value.requires_grad_()
+    with use_backend("triton"), recorded() as found:
+        results = case.function(**arguments)
+        results = results if isinstance(results, tuple) else (results,)
+        sum(result.sum() for result in results if result.requires_grad).backward()
+    return found
+
+
+def _distinct(found: list[Launch]) -> list[Launch]:
+    """Drop launches that differ in numbers alone: they run the same code."""
+    return list({str((each.kernel.fn, _signature(each), each.constants)): each for each in found}.values())
+
+
+def _signature(made: Launch) -> dict[str, str]:
+    names = made.kernel.arg_names[: len(made.arguments)]
+    types = {name: _type(value) for name, value in zip(names, made.arguments, strict=True)}
+    return types | dict.fromkeys(made.constants, "constexpr")
+
+
+def _type(value: Any) -> str:
+    return "constexpr" if value is None else mangle_type(value)
+
+
+def compiled(made: Launch, target: GPUTarget) -> Usage:
+    """Compile a launch as it would be at run time: pointers aligned as torch's are."""
+    constants = dict(made.constants)
+    aligned = {}
+    for i, (name, value) in enumerate(zip(made.kernel.arg_names, made.arguments, strict=False)):
+        if value is None:
+            constants[name] = None
+        elif isinstance(value, Tensor):
+            aligned[(i,)] = [["tt.divisibility", 16]]
+    source = ASTSource(made.kernel, _signature(made), constants, aligned)
+    options = {"num_warps": made.num_warps, "enable_fp_fusion": True}
+    binary = triton.compile(source, target=target, options=options)
+    return _of_nvidia(binary) if target.backend == "cuda" else _of_amd(binary)
+
+
+def _of_nvidia(binary: Any) -> Usage:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.asm["cubin"])
+        file.flush()
+        listing = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", listing.stdout + listing.stderr)
+    if found is None:
+        raise RuntimeError(f"cuobjdump tells no usage: {listing.stdout + listing.stderr}")
+    return Usage(int(found[1]), int(found[2]), binary.metadata.shared)
+
+
+def _of_amd(binary: Any) -> Usage:
+    def number(name: str) -> int:
+        found = re.search(rf"\.{name}:\s+(\d+)", binary.asm["amdgcn"])
+        if found is None:
+            raise RuntimeError(f"the assembly tells no {name}")
+        return int(found[1])
+
+    spills = number("vgpr_spill_count") + number("sgpr_spill_count") + number("private_segment_fixed_size")
+    return Usage(number("vgpr_count"), spills, binary.metadata.shared)

@@ -1,0 +1,71 @@
+"""How Triton kernels are launched: where they can run, in what precision, and a record of launches for the compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+TILE = 1024
+"""Numbers of a memory one program holds at a time, unless a single slot is wider."""
+
+
+class Launch(NamedTuple):
+    """A kernel with the arguments it is called with; `constants` are compiled in."""
+
+    kernel: Any
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+    num_warps: int
+
+
+_record: list[Launch] | None = None
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, num_warps: int = 4, **constants: Any) -> None:
+    """Run a kernel, every argument of a size or kind that code depends on among `constants`."""
+    if _record is not None:
+        _record.append(Launch(kernel, arguments, constants, num_warps))
+        return
+    kernel[grid](*arguments, **constants, num_warps=num_warps)
+
+
+@contextmanager
+def recorded() -> Iterator[list[Launch]]:
+    """Collect launches instead of running them: results then hold what their memory held."""
+    global _record
+    _record = []
+    try:
+        yield _record
+    finally:
+        _record = None
+
+
+def recording() -> bool:
+    """Whether launches are collected."""
+    return _record is not None
+
+
+def interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter, on the CPU (TRITON_INTERPRET=1 when they were imported)."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+def compute_type(*tensors: Tensor | None) -> Any:
+    """What a kernel computes in: float32, or float64 where an argument has it."""
+    return tl.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else tl.float32
+
+
+def ceil_power(size: int) -> int:
+    """Return the next power of two, what a tile's axes must be."""
+    return triton.next_power_of_2(max(size, 1))
+
+
+def block_slots(slots: int, word: int) -> int:
+    """How many slots of `word` numbers fit one tile."""
+    return max(1, min(ceil_power(slots), TILE // ceil_power(word)))

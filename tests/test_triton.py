@@ -1,0 +1,124 @@
+"""Every Triton kernel against its reference, in the interpreter where there is no GPU; and compiled ahead of time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from kernel_problems import wrong
+from test_op_cases import floating_outputs
+from test_ops import differentiable
+from torch.testing import assert_close
+
+from memnets.kernel_report import kernel_names
+from memnets.ops.backend import BackendError, use_backend
+from memnets.ops.cases import OPS, Case, Sizes, cases
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+KERNELS = kernel_names()
+CASES = [pytest.param(case, id=case.name) for op in KERNELS for case in cases(op)]
+SEEDS = 5
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+def results(case, backend, dtype, seed=0, compute=None):
+    """Floating outputs, and gradients of all arguments for random gradients of those; `compute`: in that precision."""
+    arguments = case.arguments(dtype, DEVICE, seed)
+    if compute:
+        arguments = {k: v.to(compute) if is_floating(v) else v for k, v in arguments.items()}
+    arguments, inputs = differentiable(arguments)
+    with use_backend(backend):
+        outputs = floating_outputs(case.function(**arguments))
+        generator = torch.Generator().manual_seed(1)
+        gradients = [torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out) for out in outputs]
+        found = torch.autograd.grad(outputs, inputs, gradients, allow_unused=True)
+    zeros = (torch.zeros_like(tensor) for tensor in inputs)
+    return [*outputs, *(zero if got is None else got for got, zero in zip(found, zeros, strict=True))]
+
+
+def is_floating(value):
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def compared(case, dtype):
+    """Per seed: results of the kernel, of the reference, and of the reference in float64 on the same numbers."""
+    runs = (
+        [results(case, "triton", dtype, seed), results(case, "reference", dtype, seed),
+         results(case, "reference", dtype, seed, torch.float64)] for seed in range(SEEDS)
+    )  # fmt: skip
+    return list(zip(*runs, strict=True))
+
+
+@pytest.fixture
+def poisoned():
+    """Every tensor made without a value holds NaN."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("poisoned")
+class TestAgainstReference:
+    @every_case
+    def test_float64(self, case):
+        got, want = (results(case, backend, torch.float64) for backend in ("triton", "reference"))
+        assert_close(got, want, rtol=1e-10, atol=1e-11)
+
+    @every_case
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+    def test_errs_no_more_than_the_reference(self, case, dtype):
+        assert wrong(*compared(case, dtype), dtype) == {}
+
+    @pytest.mark.parametrize("op", KERNELS)
+    def test_a_wrong_row_is_caught(self, op):
+        case = next(cases(op))
+        actual, reference, exact = compared(case, torch.float32)
+        for i in range(len(actual[0])):
+            planted = [[part.clone() for part in parts] for parts in actual]
+            for parts in planted:
+                parts[i][-1] += 1e-4 * parts[i].abs().max()
+            assert list(wrong(planted, reference, exact)) == [i]
+
+    @every_case
+    def test_repeats_bit_for_bit(self, case):
+        one, two = (results(case, "triton", torch.float32) for _ in range(2))
+        assert all(a.equal(b) for a, b in zip(one, two, strict=True))
+
+
+class TestOp:
+    @pytest.mark.parametrize("batch", [1, 3])
+    @pytest.mark.parametrize("op", KERNELS)
+    def test_torch_knows_it(self, op, batch):
+        for call in OPS[op].calls:
+            arguments, _ = differentiable(Case(op, call, Sizes(batch=batch), call).arguments(torch.float32, DEVICE))
+            torch.library.opcheck(getattr(torch.ops.memnets, op).default, (), arguments)
+
+    @pytest.mark.parametrize("op", KERNELS)
+    def test_auto_leaves_the_interpreter_alone(self, op):
+        """On a CPU it is a thousand times slower than the reference."""
+        case = next(cases(op))
+        auto, reference = (results(case, backend, torch.float32) for backend in ("auto", "reference"))
+        if DEVICE == "cpu":
+            assert all(a.equal(b) for a, b in zip(auto, reference, strict=True))
+
+    @pytest.mark.parametrize("op", KERNELS)
+    def test_says_what_it_cant_serve(self, op):
+        arguments = next(cases(op)).arguments(device="meta")
+        with use_backend("triton"), pytest.raises(BackendError, match=f"can't run {op}: tensors are on meta"):
+            OPS[op].function(**arguments)
+
+
+@pytest.mark.parametrize("op", KERNELS)
+def test_compiles_without_spills(op, capsys):
+    """For four GPUs, none of which needs to be here; the table of registers and shared memory goes to the log."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    script = Path(__file__).parents[1] / "scripts" / "compile_kernels.py"
+    done = subprocess.run([sys.executable, script, f"op={op}"], capture_output=True, text=True, env=environment)
+    with capsys.disabled():
+        print(f"\n{done.stdout}")
+    assert done.returncode == 0, done.stdout + done.stderr
