@@ -1,41 +1,56 @@
-"""Time kernels against their reference: `python scripts/benchmark.py case=ntm_step batch=1,16,64 threads=1`.
+"""Time kernels against their references, forward and backward, in turns in one run; and count the bytes they move.
 
-Keys: `case` (ntm_step), `batch` and `threads` (lists), `seconds` (per row). Ends with one JSON line per row.
+usage: python scripts/benchmark.py [case=ntm_step,...] [batch=1,16,64] [time=41,...] [slots=128,...] [threads=1]
+                                   [seconds=6] [compile=true] [device=cpu] [csv=results/kernels.csv]
+
+case      ops of memnets.ops.cases, and ntm_step, a training step of an NTM; without it all of them
+batch, time, slots   lists of sizes, in the place of each case's own
+threads   a list; of the CPU
+seconds   per row
+compile   true adds torch.compile: minutes for ntm_step
+device    cpu or cuda; without it a GPU if there is one
+csv       a table to merge the rows into: a row takes the place of the one with its case, sizes, threads and device
+
+Without `case` a table is printed; with it one JSON line per row, and the table goes to stderr.
+Exit codes: 0 done, 1 the CSV can't be read, 2 not understood.
 """
+
+from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 
-from memnets.benchmark import CASES, measure
-from memnets.ops.backend import BackendError
+from memnets.analysis.arguments import UsageError
+from memnets.analysis.kernels import add_kernels, read_kernels
+from memnets.analysis.rows import RecordError
+from memnets.benchmark.choice import read_choice
+from memnets.benchmark.measure import measure, provenance
+from memnets.benchmark.table import show
 
-DEFAULTS = {"case": "ntm_step", "batch": "1,16,64", "threads": "1", "seconds": "6"}
 
-
-def main(arguments: list[str]) -> int:
-    given = dict(word.partition("=")[::2] for word in arguments)
-    if unknown := given.keys() - DEFAULTS.keys():
-        return refuse(f"no such key: {', '.join(sorted(unknown))}; there are {', '.join(DEFAULTS)}")
-    chosen = DEFAULTS | given
-    if chosen["case"] not in CASES:
-        return refuse(f"case={chosen['case']}: there are {', '.join(CASES)}")
+def main(words: list[str]) -> int:
+    if {"-h", "--help"} & set(words):
+        print(__doc__)
+        return 0
     try:
-        batches, threads = ([int(word) for word in chosen[key].split(",")] for key in ("batch", "threads"))
-        seconds = float(chosen["seconds"])
-    except ValueError as error:
-        return refuse(f"batch and threads are lists of whole numbers, seconds is a number: {error}")
-    try:
-        rows = [measure(chosen["case"], batch, count, seconds) for count in threads for batch in batches]
-    except BackendError as error:
-        return refuse(str(error))
-    for row in rows:
-        print(json.dumps(row))
+        choice = read_choice(words)
+        if choice.csv:
+            read_kernels(choice.csv)  # refused now rather than after minutes
+    except (UsageError, RecordError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    made_by, rows = provenance(choice.device), []
+    for case, sizes, threads in choice.problems():
+        print(f"{case}: batch {sizes.batch}, {sizes.slots} slots", file=sys.stderr, flush=True)
+        rows.append(measure(case, sizes, threads, choice.seconds, choice.device, choice.compiles, made_by))
+        if choice.csv:
+            add_kernels(choice.csv, rows[-1:])
+    show(rows, sys.stderr if choice.named else sys.stdout)
+    if choice.named:
+        for row in rows:
+            print(json.dumps(asdict(row)))
     return 0
-
-
-def refuse(reason: str) -> int:
-    print(f"error: {reason}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

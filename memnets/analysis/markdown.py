@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from memnets.analysis.kernels import KERNELS, kernel_tables, read_kernels, render_kernels
 from memnets.analysis.records import Record, read_records, tables
 from memnets.analysis.tables import HEADER, cells, plain
 
@@ -44,7 +45,7 @@ def updated(path: Path, results: Path) -> str:
     Raises:
         MarkerError: a marker without its end, an end without its marker, or no such table in `results`.
     """
-    known = tables(results)
+    known = tables(results) | kernel_tables(results)
     text = path.read_text(encoding="utf-8")
     kept: list[str] = []
     opened = 0
@@ -53,7 +54,7 @@ def updated(path: Path, results: Path) -> str:
         if marker:
             _require(not opened, f"{path}:{line}: {content} stands inside the table of line {opened}")
             _require(marker[1] in known, f"{path}:{line}: no table {marker[1]!r} in {results} ({', '.join(known)})")
-            kept += [content, render(read_records(known[marker[1]]))]
+            kept += [content, _rendered(known[marker[1]])]
             opened = line
         elif content == END:
             _require(bool(opened), f"{path}:{line}: {END} ends no table")
@@ -74,6 +75,10 @@ def difference(path: Path, text: str) -> str:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise MarkerError(message)
+
+
+def _rendered(path: Path) -> str:
+    return render_kernels(read_kernels(path)) if path.name == KERNELS else render(read_records(path))
 
 
 def _cells(record: Record) -> tuple[str, ...]:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from memnets.analysis.groups import Group, group_runs
+from memnets.analysis.kernels import KERNELS
+from memnets.analysis.rows import RecordError, commit_of, device_of, read_rows, write_rows
 from memnets.analysis.runs import Problem, Run
 from memnets.analysis.tables import Statistic, measurements, statistics
-from memnets.files import write_atomic
 
 PUBLISHED = "published.csv"
 PUBLISHED_COLUMNS = ("experiment", "metric", "value", "source")
 
 Key = tuple[str, str]
-
-
-class RecordError(Exception):
-    """A CSV that can't be read as records. Its message names file and line."""
 
 
 @dataclass(frozen=True)
@@ -126,17 +121,12 @@ def read_records(path: Path) -> list[Record]:
     Raises:
         RecordError: other columns than `COLUMNS`, or an entry that is no number where one belongs.
     """
-    rows = _read_csv(path, COLUMNS) if path.exists() else []
-    return [_record(path, line, row) for line, row in enumerate(rows, start=2)]
+    return [_record(path, line, row) for line, row in enumerate(read_rows(path, COLUMNS), start=2)]
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
     """Replace a table, whole."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([[_text(getattr(record, column)) for column in COLUMNS] for record in records])
-    write_atomic(path, buffer.getvalue().encode())
+    write_rows(path, COLUMNS, records)
 
 
 def read_published(path: Path) -> dict[Key, str]:
@@ -146,7 +136,7 @@ def read_published(path: Path) -> dict[Key, str]:
         RecordError: other columns than `PUBLISHED_COLUMNS`, a figure without a source, or one given twice.
     """
     figures: dict[Key, str] = {}
-    for line, row in enumerate(_read_csv(path, PUBLISHED_COLUMNS) if path.exists() else [], start=2):
+    for line, row in enumerate(read_rows(path, PUBLISHED_COLUMNS), start=2):
         key = row["experiment"], row["metric"]
         if key in figures:
             raise RecordError(f"{path}:{line}: {' '.join(key)} is given twice")
@@ -157,36 +147,22 @@ def read_published(path: Path) -> dict[Key, str]:
 
 
 def tables(results: Path) -> dict[str, Path]:
-    """Return the tables of a folder by name."""
-    return {path.stem: path for path in sorted(results.glob("*.csv")) if path.name != PUBLISHED}
+    """Return a folder's tables of experiments by name."""
+    return {path.stem: path for path in sorted(results.glob("*.csv")) if path.name not in (PUBLISHED, KERNELS)}
 
 
 def commit(run: Run) -> str:
     """Return the short commit a run was made with: `abc1234`, or `abc1234-dirty`."""
-    code = str(run.environment.get("commit") or "unknown")[:7]
-    return f"{code}-dirty" if run.environment.get("dirty") else code
+    return commit_of(run.environment)
 
 
 def device(run: Run) -> str:
     """Return the device a run was made on; of a CPU its name too."""
-    name, cpu = str(run.environment.get("device") or "unknown"), run.environment.get("cpu")
-    return f"{name} ({cpu})" if name == "cpu" and cpu else name
+    return device_of(run.environment)
 
 
 def _joined(texts: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(texts))
-
-
-def _read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file, strict=True)
-        if tuple(reader.fieldnames or ()) != tuple(columns):
-            raise RecordError(f"{path}:1: expected the columns {','.join(columns)}, not {reader.fieldnames}")
-        rows = list(reader)
-    for line, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise RecordError(f"{path}:{line}: expected {len(columns)} columns")
-    return rows
 
 
 def _record(path: Path, line: int, row: dict[str, str]) -> Record:
@@ -197,10 +173,3 @@ def _record(path: Path, line: int, row: dict[str, str]) -> Record:
         return Record(**{**row, **numbers, "seeds": int(row["seeds"])})
     except ValueError as error:
         raise RecordError(f"{path}:{line}: {error}; record the runs again") from error
-
-
-def _text(value: str | int | float | None) -> str:
-    """Return a CSV entry; numbers keep six digits, more than any seed deserves."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"

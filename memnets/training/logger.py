@@ -198,12 +198,15 @@ def now() -> str:
 
 
 def environment(device: torch.device) -> Row:
-    """Return what else a result depends on: versions, commit, machine, and the command that ran."""
+    """Return what else a result depends on: versions, commit, machine, and the command that ran.
+
+    The working tree is dirty if it differs from the commit elsewhere than in its results.
+    """
     packages = ("memnets", "torch", "numpy", "hydra-core", "einops", "safetensors", "triton")
     return {
         "command": os.environ.get("MEMNETS_COMMAND") or command_line(),
         "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain")),
+        "dirty": bool(_git("status", "--porcelain", "--", ":(top)", ":(top,exclude)results")),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in packages},
         "torch": torch.__version__,

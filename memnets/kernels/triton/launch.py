@@ -25,25 +25,27 @@ class Launch(NamedTuple):
 
 
 _record: list[Launch] | None = None
+_runs = True
+"""Whether what is recorded runs too."""
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, num_warps: int = 4, **constants: Any) -> None:
     """Run a kernel, every argument of a size or kind that code depends on among `constants`."""
     if _record is not None:
         _record.append(Launch(kernel, arguments, constants, num_warps))
-        return
-    kernel[grid](*arguments, **constants, num_warps=num_warps)
+    if _runs:
+        kernel[grid](*arguments, **constants, num_warps=num_warps)
 
 
 @contextmanager
-def recorded() -> Iterator[list[Launch]]:
-    """Collect launches instead of running them: results then hold what their memory held."""
-    global _record
-    _record = []
+def recorded(run: bool = False) -> Iterator[list[Launch]]:
+    """Collect launches; unless they `run` too, results hold what their memory held."""
+    global _record, _runs
+    _record, _runs = [], run
     try:
         yield _record
     finally:
-        _record = None
+        _record, _runs = None, True
 
 
 def recording() -> bool:

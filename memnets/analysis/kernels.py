@@ -1,0 +1,187 @@
+"""Timings of kernels as records: what `scripts/benchmark.py` measures, its CSV, and its table in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from memnets.analysis.rows import RecordError, read_rows, write_rows
+from memnets.analysis.tables import plain
+
+KERNELS = "kernels.csv"
+"""The table of a folder of results that holds these records."""
+
+
+@dataclass(frozen=True)
+class KernelRecord:
+    """One problem, forward and backward: the fields are the CSV's columns. None: there is no such thing.
+
+    Attributes:
+        case: an op, or `ntm_step`, a training step of an NTM.
+        reference_ms: the best of many, in turns with the others; so are all times.
+        kernel_ms: of what `auto` picks beside the reference.
+        gflops: of the kernel, of the reference where there is none; arithmetic of matrix products alone in an op.
+        percent_of_peak: of the machine's own matrix product, in the same turns.
+        kernel: the backend that was timed.
+        compile_ms: of the reference under torch.compile.
+        compile_s: what compiling took.
+        gb_per_s: the fewest bytes, by the kernel's time (the reference's where there is none).
+        percent_of_copy: of the machine's own copy, in the same turns; beyond 100 what caches hold.
+        reference_mb: bytes of inputs and outputs of everything the reference runs.
+        kernel_mb: of everything the kernel runs; a Triton kernel is counted without a GPU too.
+        fewest_mb: of every argument, result and gradient, once.
+        reference_kept_kb: what autograd keeps for the backward pass, per step and sequence.
+        kept_kb: the same of the kernel.
+        device: `cpu (its name)`, or a GPU's name.
+    """
+
+    case: str
+    batch: int
+    threads: int
+    reference_ms: float
+    kernel_ms: float | None
+    ratio: float | None
+    gflops: float | None
+    percent_of_peak: float | None
+    kernel: str
+    heads: int
+    slots: int
+    word: int
+    time: int
+    compile_ms: float | None
+    compile_s: float | None
+    reference_median_ms: float
+    kernel_median_ms: float | None
+    peak_gflops: float
+    gb_per_s: float
+    percent_of_copy: float
+    copy_gb_per_s: float
+    reference_mb: float
+    kernel_mb: float | None
+    fewest_mb: float
+    reference_kept_kb: float | None
+    kept_kb: float | None
+    device: str
+    torch: str
+    command: str
+    commit: str
+    date: str
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What one table holds once."""
+        return self.case, self.batch, self.heads, self.slots, self.word, self.time, self.threads, self.device
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU ran it."""
+        return not self.device.startswith("cpu")
+
+
+COLUMNS = tuple(field.name for field in fields(KernelRecord))
+
+SHOWN = {
+    "reference ms": "reference_ms",
+    "torch.compile ms": "compile_ms",
+    "compiling s": "compile_s",
+    "kernel ms": "kernel_ms",
+    "ratio": "ratio",
+    "GFLOP/s": "gflops",
+    "% of peak": "percent_of_peak",
+    "GB/s": "gb_per_s",
+    "% of copy": "percent_of_copy",
+    "reference MB": "reference_mb",
+    "kernel MB": "kernel_mb",
+    "fewest MB": "fewest_mb",
+    "reference kept KB": "reference_kept_kb",
+    "kernel kept KB": "kept_kb",
+}
+HEADER = ("case", "sizes", *SHOWN)
+
+
+def cells(record: KernelRecord) -> tuple[str, ...]:
+    """Return a row of text under `HEADER`."""
+    return record.case, _sizes(record), *(_number(getattr(record, name)) for name in SHOWN.values())
+
+
+def origin(record: KernelRecord) -> str:
+    """Return where a record comes from."""
+    threads = "" if record.on_gpu else f", {record.threads} thread{'s' * (record.threads > 1)}"
+    peaks = f"peak {plain(record.peak_gflops)} GFLOP/s, copy {plain(record.copy_gb_per_s)} GB/s"
+    made_by = f"`{record.command}` at {record.commit}, {record.date}"
+    return f"{record.device}{threads}, torch {record.torch}, {peaks}: {made_by}"
+
+
+def read_kernels(path: Path) -> list[KernelRecord]:
+    """Return the records of a table; none if there is no such file.
+
+    Raises:
+        RecordError: other columns than `COLUMNS`, or an entry that is no number where one belongs.
+    """
+    return [_record(path, line, row) for line, row in enumerate(read_rows(path, COLUMNS), start=2)]
+
+
+def add_kernels(path: Path, new: Sequence[KernelRecord]) -> None:
+    """Merge records into a table: a new one takes the place of the old one of its key.
+
+    Raises:
+        RecordError: the table can't be read.
+    """
+    merged = {record.key: record for record in [*read_kernels(path), *new]}
+    write_rows(path, COLUMNS, merged.values())
+
+
+def kernel_tables(results: Path) -> dict[str, Path]:
+    """Return a folder's table of kernels by name, if there is one."""
+    path = results / KERNELS
+    return {path.stem: path} if path.exists() else {}
+
+
+def render_kernels(records: Sequence[KernelRecord]) -> str:
+    """Return a Markdown table of the records, where they come from, and whether a GPU ran any."""
+    rule = "|" + "|".join("---" if column < 2 else "---:" for column in range(len(HEADER))) + "|"
+    head, *body = ["| " + " | ".join(row) + " |" for row in [HEADER, *map(cells, records)]]
+    origins = [f"- {_joined(part)}: {told}" for told, part in _by_origin(records).items()]
+    missing = [] if any(record.on_gpu for record in records) else ["- GPU: not measured on a GPU"]
+    return "\n".join([head, rule, *body, "", *origins, *missing])
+
+
+def _by_origin(records: Sequence[KernelRecord]) -> dict[str, list[KernelRecord]]:
+    """Peaks are measured anew for each row: those of the first stand for a command's."""
+    found: dict[tuple[str, ...], list[KernelRecord]] = {}
+    for record in records:
+        same = (record.command, record.commit, record.date, record.device, record.torch, str(record.threads))
+        found.setdefault(same, []).append(record)
+    return {origin(part[0]): part for part in found.values()}
+
+
+def _joined(records: Sequence[KernelRecord]) -> str:
+    return ", ".join(dict.fromkeys(record.case for record in records))
+
+
+def _sizes(record: KernelRecord) -> str:
+    heads = f"{record.heads} head{'s' * (record.heads > 1)}"
+    time = f", time {record.time}" if record.time > 1 else ""
+    return f"batch {record.batch}, {heads}, {record.slots} × {record.word}{time}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+_TYPES = get_type_hints(KernelRecord)
+
+
+def _record(path: Path, line: int, row: dict[str, str]) -> KernelRecord:
+    try:
+        return KernelRecord(**{name: _parsed(name, text) for name, text in row.items()})
+    except ValueError as error:
+        raise RecordError(f"{path}:{line}: {error}; measure it again") from error
+
+
+def _parsed(name: str, text: str) -> Any:
+    if _TYPES[name] in (int, float, str):
+        return _TYPES[name](text)
+    return float(text) if text else None
