@@ -46,7 +46,7 @@ def main(words: list[str]) -> int:
         rows.append(measure(case, sizes, threads, choice.seconds, choice.device, choice.compiles, made_by))
         if choice.csv:
             add_kernels(choice.csv, rows[-1:])
-    show(rows, sys.stderr if choice.named else sys.stdout)
+    show(rows, stderr=choice.named)
     if choice.named:
         for row in rows:
             print(json.dumps(asdict(row)))

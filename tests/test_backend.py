@@ -1,15 +1,13 @@
-"""The choice of backend, from the configuration down; the build of a kernel; the benchmark."""
+"""The choice of backend, from the configuration down; and the build of a kernel."""
 
 from __future__ import annotations
 
-import json
 import threading
 import warnings
 
 import pytest
 import torch
 from kernel_problems import Problem, kernel, problem
-from tiny import script
 
 from memnets.config import check, compose, with_defaults
 from memnets.identity import run_folder
@@ -135,18 +133,3 @@ def small_ntm(folder, name):
     config = compose([*SMALL_NTM, f"runtime.runs_dir={folder}", f"runtime.backend={name}"]).config
     check(config)
     return with_defaults(config)
-
-
-class TestBenchmark:
-    def test_ends_with_one_line_per_batch(self, capsys):
-        assert script("benchmark").main(["case=ntm_step", "batch=1,2", "seconds=0.01"]) == 0
-        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        assert [row["batch"] for row in rows] == [1, 2]
-        for row in rows:
-            assert row["ratio"] == pytest.approx(row["reference_ms"] / row["kernel_ms"], rel=0.01)
-            assert row["percent_of_peak"] > 0
-
-    @pytest.mark.parametrize("word", ["bach=1", "case=dnc", "batch=x"])
-    def test_refuses_what_it_doesnt_know(self, word, capsys):
-        assert script("benchmark").main([word]) == 2
-        assert "error: " in capsys.readouterr().err

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from memnets.analysis.rows import RecordError, read_rows, write_rows
-from memnets.analysis.tables import plain
 
 KERNELS = "kernels.csv"
 """The table of a folder of results that holds these records."""
@@ -79,12 +79,24 @@ class KernelRecord:
         """Whether a GPU ran it."""
         return not self.device.startswith("cpu")
 
+    @property
+    def where(self) -> str:
+        """Where it ran, in short."""
+        return self.device if self.on_gpu else f"cpu, {self.threads} thread{'s' * (self.threads > 1)}"
+
+    @property
+    def counted(self) -> str:
+        """Whose bytes are `kernel_mb`."""
+        return "triton" if self.kernel == "-" and self.kernel_mb is not None else self.kernel
+
 
 COLUMNS = tuple(field.name for field in fields(KernelRecord))
 
-SHOWN = {
+PROBLEM = {"case": "case", "batch": "batch", "heads": "heads", "slots": "slots", "word": "word", "time": "time"}
+TIME = PROBLEM | {
+    "on": "where",
     "reference ms": "reference_ms",
-    "torch.compile ms": "compile_ms",
+    "compiled ms": "compile_ms",
     "compiling s": "compile_s",
     "kernel ms": "kernel_ms",
     "ratio": "ratio",
@@ -92,26 +104,21 @@ SHOWN = {
     "% of peak": "percent_of_peak",
     "GB/s": "gb_per_s",
     "% of copy": "percent_of_copy",
+}
+MEMORY = PROBLEM | {
+    "kernel": "counted",
     "reference MB": "reference_mb",
     "kernel MB": "kernel_mb",
     "fewest MB": "fewest_mb",
     "reference kept KB": "reference_kept_kb",
     "kernel kept KB": "kept_kb",
 }
-HEADER = ("case", "sizes", *SHOWN)
+"""Two tables: what stands over each column, and what of a record stands in it."""
 
 
-def cells(record: KernelRecord) -> tuple[str, ...]:
-    """Return a row of text under `HEADER`."""
-    return record.case, _sizes(record), *(_number(getattr(record, name)) for name in SHOWN.values())
-
-
-def origin(record: KernelRecord) -> str:
-    """Return where a record comes from."""
-    threads = "" if record.on_gpu else f", {record.threads} thread{'s' * (record.threads > 1)}"
-    peaks = f"peak {plain(record.peak_gflops)} GFLOP/s, copy {plain(record.copy_gb_per_s)} GB/s"
-    made_by = f"`{record.command}` at {record.commit}, {record.date}"
-    return f"{record.device}{threads}, torch {record.torch}, {peaks}: {made_by}"
+def cells(records: Sequence[KernelRecord], columns: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """Return rows of text under `columns`, each once."""
+    return list(dict.fromkeys(tuple(_cell(getattr(record, name)) for name in columns.values()) for record in records))
 
 
 def read_kernels(path: Path) -> list[KernelRecord]:
@@ -140,35 +147,45 @@ def kernel_tables(results: Path) -> dict[str, Path]:
 
 
 def render_kernels(records: Sequence[KernelRecord]) -> str:
-    """Return a Markdown table of the records, where they come from, and whether a GPU ran any."""
-    rule = "|" + "|".join("---" if column < 2 else "---:" for column in range(len(HEADER))) + "|"
-    head, *body = ["| " + " | ".join(row) + " |" for row in [HEADER, *map(cells, records)]]
-    origins = [f"- {_joined(part)}: {told}" for told, part in _by_origin(records).items()]
+    """Return the records in Markdown: times, memory, where they come from, and whether a GPU ran any."""
     missing = [] if any(record.on_gpu for record in records) else ["- GPU: not measured on a GPU"]
-    return "\n".join([head, rule, *body, "", *origins, *missing])
+    return "\n".join([*_table(records, TIME), "", *_table(records, MEMORY), "", *_origins(records), *missing])
 
 
-def _by_origin(records: Sequence[KernelRecord]) -> dict[str, list[KernelRecord]]:
-    """Peaks are measured anew for each row: those of the first stand for a command's."""
-    found: dict[tuple[str, ...], list[KernelRecord]] = {}
-    for record in records:
-        same = (record.command, record.commit, record.date, record.device, record.torch, str(record.threads))
-        found.setdefault(same, []).append(record)
-    return {origin(part[0]): part for part in found.values()}
+def _table(records: Sequence[KernelRecord], columns: Mapping[str, str]) -> list[str]:
+    rule = "|" + "|".join("---" if name in TEXT else "---:" for name in columns) + "|"
+    head, *body = ["| " + " | ".join(row) + " |" for row in [tuple(columns), *cells(records, columns)]]
+    return [head, rule, *body]
 
 
-def _joined(records: Sequence[KernelRecord]) -> str:
+TEXT = ("case", "on", "kernel")
+"""Columns of words."""
+
+
+def _origins(records: Sequence[KernelRecord]) -> list[str]:
+    """Return one line per command, with the median of the peaks that were measured beside each of its rows."""
+    made: dict[tuple[str, ...], list[KernelRecord]] = {}
+    for each in records:
+        made.setdefault((each.where, each.device, each.torch, each.command, each.commit, each.date), []).append(each)
+    return [
+        f"- {_names(part)}, {where}: {device}, torch {torch}, peak {_median(part, 'peak_gflops')} GFLOP/s, "
+        f"copy {_median(part, 'copy_gb_per_s')} GB/s: `{command}` at {commit}, {date}"
+        for (where, device, torch, command, commit, date), part in made.items()
+    ]
+
+
+def _names(records: Sequence[KernelRecord]) -> str:
     return ", ".join(dict.fromkeys(record.case for record in records))
 
 
-def _sizes(record: KernelRecord) -> str:
-    heads = f"{record.heads} head{'s' * (record.heads > 1)}"
-    time = f", time {record.time}" if record.time > 1 else ""
-    return f"batch {record.batch}, {heads}, {record.slots} × {record.word}{time}"
+def _median(records: Sequence[KernelRecord], name: str) -> str:
+    return _cell(statistics.median(getattr(record, name) for record in records))
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+def _cell(value: str | int | float | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 or isinstance(value, int) else f"{value:.3g}"
 
 
 _TYPES = get_type_hints(KernelRecord)

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from memnets.contracts import Spec
 from memnets.models.ntm import NTM
 from memnets.ops.backend import use_backend
-from memnets.ops.cases import OPS, Arguments, Case, Sizes
+from memnets.ops.cases import OPS, Case, Sizes
 
 STEP = "ntm_step"
 """The name of the training step, beside those of the ops."""
@@ -82,15 +83,15 @@ def op(name: str, sizes: Sizes, device: str) -> Problem:
     """An op's first call among its cases, and the gradients of all its floating arguments."""
     case = Case(name, next(iter(OPS[name].calls)), sizes, name)
     arguments = case.arguments(device=device)
-    tensors = [value for value in arguments.values() if isinstance(value, Tensor)]
+    tensors = _tensors(arguments)
     inputs = [tensor.requires_grad_() for tensor in tensors if tensor.is_floating_point()]
     with use_backend("reference"):
-        results = _results(case.function, arguments)
+        results = _tensors(case.function(**arguments))
     gradients = [torch.ones_like(result) for result in results if result.requires_grad]
 
     def bound(function: Callable[..., Any]) -> Step:
         def step() -> None:
-            differentiable = [result for result in _results(function, arguments) if result.requires_grad]
+            differentiable = [result for result in _tensors(function(**arguments)) if result.requires_grad]
             if differentiable:
                 torch.autograd.grad(differentiable, inputs, gradients, allow_unused=True)
 
@@ -109,13 +110,12 @@ def op(name: str, sizes: Sizes, device: str) -> Problem:
 
 def _has_time(case: Case) -> bool:
     """Whether an argument's shape depends on `time`."""
-    one, two = (case._replace(sizes=Sizes(time=time)).arguments() for time in (1, 2))
-    return any(isinstance(value, Tensor) and value.shape != two[name].shape for name, value in one.items())
+    one, two = (_tensors(case._replace(sizes=Sizes(time=time)).arguments()) for time in (1, 2))
+    return [tensor.shape for tensor in one] != [tensor.shape for tensor in two]
 
 
-def _results(function: Callable[..., Any], arguments: Arguments) -> tuple[Tensor, ...]:
-    results = function(**arguments)
-    return results if isinstance(results, tuple) else (results,)
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def ntm_step(sizes: Sizes, device: str) -> Problem:

@@ -146,4 +146,4 @@ def matrix_flops(step: Step) -> float | None:
     """Return the floating-point operations of the matrix products among what the reference runs; None without any."""
     with use_backend("reference"), FlopCounterMode(display=False) as counter:
         step()
-    return counter.get_total_flops() or None
+    return float(counter.get_total_flops()) or None
