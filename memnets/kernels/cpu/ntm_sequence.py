@@ -105,8 +105,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _gradient(ctx: Any, *gradients: Tensor | None) -> Tensors:
-    _inputs, _lengths, _reads, _hidden, _input, recurrent, *_ = ctx.saved_tensors
-    found = torch.ops.memnets.ntm_sequence_backward(*gradients[:NUM_STATE], *ctx.saved_tensors, *ctx.options)
+    saved = ctx.saved_tensors  # once: under activation checkpointing, that computes them again
+    _inputs, _lengths, _reads, _hidden, _input, recurrent, *_ = saved
+    found = torch.ops.memnets.ntm_sequence_backward(*gradients[:NUM_STATE], *saved, *ctx.options)
     absent = () if recurrent is not None else (5, 6, 8)  # hidden, cell and recurrent weights
     first, *others = (None if i in absent else gradient for i, gradient in enumerate(found))
     return (first, None, *others, *[None] * 6)
