@@ -221,7 +221,9 @@ class TestSequence:
         outputs = forward(*plain)
         saved = (plain[0], plain[1], plain[5], plain[6], *plain[8:13], outputs[0], *outputs[5:])
         for gradients in ([None] * 5, [torch.ones_like(output) for output in outputs[:5]]):
-            torch.library.opcheck(backward, (*gradients, *saved, given.state.read_weights.shape[1], *plain[13:18]))
+            for wants_inputs in (True, False):
+                options = (given.state.read_weights.shape[1], *plain[13:18], wants_inputs)
+                torch.library.opcheck(backward, (*gradients, *saved, *options))
 
     def test_compiles_into_one_graph(self):
         given = problem(Shape(batch=2, time=2))

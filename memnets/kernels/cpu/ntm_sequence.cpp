@@ -135,13 +135,13 @@ Tensor initial_features(const MaybeTensor& hidden, const Tensor& read_vectors, c
   return at::cat({start, read_vectors.reshape({sizes.batch, sizes.reads()})}, 1);
 }
 
-// Call work(first, end) for chunks of the batch, shared out among threads.
+// Call work(first, end) for chunks of the batch: of about the same size, and as many for each thread.
 template <class Work>
 void for_chunks(int64_t batch, const Work& work) {
-  const int64_t threads = at::get_num_threads();
-  const int64_t chunk = std::min(CHUNK, (batch + threads - 1) / threads), count = (batch + chunk - 1) / chunk;
+  const int64_t threads = std::min<int64_t>(at::get_num_threads(), batch);
+  const int64_t rounds = (batch + threads * CHUNK - 1) / (threads * CHUNK), count = rounds * threads;
   at::parallel_for(0, count, 1, [&](int64_t from, int64_t to) {
-    for (int64_t i = from; i < to; i++) work(i * chunk, std::min(batch, (i + 1) * chunk));
+    for (int64_t i = from; i < to; i++) work(i * batch / count, (i + 1) * batch / count);
   });
 }
 
@@ -275,7 +275,7 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
                   const Tensor& interface_bias, const Tensor& features, const Tensor& gates, const Tensor& cells,
                   const Tensor& emitted, const Tensor& memories, const Tensor& weights_trace, const Tensor& traces,
                   const Tensor& inverse_norms, int64_t read_heads, c10::string_view similarity, bool strength,
-                  bool gate, int64_t shift_width, bool sharpening) {
+                  bool gate, int64_t shift_width, bool sharpening, bool wants_inputs) {
   const Weights weights{input_weight, recurrent_weight.value_or(Tensor()), bias, interface_weight, interface_bias};
   const int64_t write_heads = weights_trace.size(2) - read_heads;
   const Tensor first_weights = weights_trace.select(1, 0);
@@ -311,7 +311,9 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
   const Tensor seen = at::cat({inputs, before.narrow(2, sizes.hidden, sizes.reads()), before.narrow(2, 0, sizes.hidden)}, 2);
   const Tensor flat_gates = d_gates.view({-1, sizes.gates}), flat_interface = d_interface.view({-1, sizes.interface});
   const Tensor d_seen_weight = at::mm(flat_gates.t(), seen.flatten(0, 1));
-  const Tensor d_inputs = at::mm(flat_gates, input_weight.narrow(1, 0, sizes.input)).view(inputs.sizes());
+  const Tensor d_inputs = wants_inputs
+                              ? at::mm(flat_gates, input_weight.narrow(1, 0, sizes.input)).view(inputs.sizes())
+                              : at::empty({0, sizes.steps, sizes.input}, options);
   const Tensor d_interface_weight =
       at::mm(flat_interface.t(), features.view({-1, sizes.features()}).narrow(1, 0, sizes.hidden));
   const auto copy = [](const Tensor& view) { return view.clone(at::MemoryFormat::Contiguous); };
@@ -347,7 +349,7 @@ TORCH_LIBRARY_FRAGMENT(memnets, library) {
       "Tensor? recurrent_weight, Tensor bias, Tensor interface_weight, Tensor interface_bias, Tensor features, "
       "Tensor gates, Tensor cells, Tensor emitted, Tensor memories, Tensor weights, Tensor traces, "
       "Tensor inverse_norms, int read_heads, str similarity, bool strength, bool gate, int shift_width, "
-      "bool sharpening) -> "
+      "bool sharpening, bool wants_inputs) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
       {at::Tag::pt2_compliant_tag});
 }

@@ -100,7 +100,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     given, lengths, _memory, read_weights, _write, read_vectors, hidden, _cell, *weights = inputs[:NUM_TENSORS]
     features, *_state = output[:NUM_STATE]
     ctx.save_for_backward(given, lengths, read_vectors, hidden, *weights, features, *output[NUM_STATE:])
-    ctx.options = (read_weights.shape[1], *inputs[NUM_TENSORS:-1])
+    ctx.options = (read_weights.shape[1], *inputs[NUM_TENSORS:-1], given.requires_grad)
     ctx.set_materialize_grads(False)
 
 
@@ -108,18 +108,19 @@ def _gradient(ctx: Any, *gradients: Tensor | None) -> Tensors:
     saved = ctx.saved_tensors  # once: under activation checkpointing, that computes them again
     _inputs, _lengths, _reads, _hidden, _input, recurrent, *_ = saved
     found = torch.ops.memnets.ntm_sequence_backward(*gradients[:NUM_STATE], *saved, *ctx.options)
-    absent = () if recurrent is not None else (5, 6, 8)  # hidden, cell and recurrent weights
+    absent = set() if recurrent is not None else {5, 6, 8}  # hidden, cell and recurrent weights
+    absent |= set() if ctx.options[-1] else {0}
     first, *others = (None if i in absent else gradient for i, gradient in enumerate(found))
     return (first, None, *others, *[None] * 6)
 
 
 def _fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
     inputs, _, read_vectors, _, input_weight, recurrent, bias, interface, interface_bias = arguments[5:14]
-    memories, weights, read_heads = arguments[18], arguments[19], arguments[22]
+    memories, weights, read_heads, wants_inputs = arguments[18], arguments[19], arguments[22], arguments[28]
     batch, _, word, slots = memories.shape
     gates, cells = input_weight.shape[0], 0 if recurrent is None else interface.shape[1]
     shapes = [
-        inputs.shape,
+        inputs.shape if wants_inputs else (0, *inputs.shape[1:]),
         (batch, slots, word),
         (batch, read_heads, slots),
         (batch, weights.shape[2] - read_heads, slots),
