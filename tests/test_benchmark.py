@@ -15,10 +15,11 @@ from memnets.analysis.kernels import KERNELS, MEMORY, TIME, KernelRecord, add_ke
 from memnets.analysis.markdown import updated
 from memnets.analysis.rows import RecordError
 from memnets.benchmark import counting, timing
+from memnets.benchmark import measure as measuring
 from memnets.benchmark.cases import OP_SIZES, STEP, names, problem, sizes_of
 from memnets.benchmark.counting import Traffic, kept_bytes, kernel_bytes, matrix_flops, unmeasured_bytes
-from memnets.benchmark.timing import in_turns, threads
-from memnets.ops.backend import use_backend
+from memnets.benchmark.timing import Seconds, in_turns, threads
+from memnets.ops.backend import current_backend, use_backend
 from memnets.ops.cases import OPS, Op, Sizes, cases
 from memnets.ops.erase_add import read_and_write, read_and_write_reference
 
@@ -224,6 +225,42 @@ class TestTiming:
         with threads(before + 1):
             assert torch.get_num_threads() == before + 1
         assert torch.get_num_threads() == before
+
+
+class TestMeasure:
+    @pytest.fixture
+    def made(self, monkeypatch):
+        """A training step that notes the backend it runs on, in one round."""
+        seen = []
+        made = problem(STEP, Sizes(batch=2, heads=2, slots=8, word=20, time=3))
+        noting = replace(made, step=lambda: (seen.append(current_backend()), made.step()))
+        monkeypatch.setattr(measuring, "problem", lambda case, sizes, device: noting)
+        self.turns = {}
+
+        def once(turns, seconds, device):
+            for name, run in turns.items():
+                seen.clear()
+                run()
+                self.turns[name] = list(seen)
+            return dict.fromkeys(turns, Seconds(0.5, 1.0))
+
+        monkeypatch.setattr(measuring, "in_turns", once)
+        return made
+
+    def test_each_turn_has_its_backend(self, made):
+        measuring.measure(STEP, made.sizes, 1, 0.0, "cpu", False, measuring.provenance("cpu"))
+        assert self.turns == {"reference": ["reference"], "kernel": ["auto"], "peak": [], "copy": []}
+
+    def test_rates_and_units(self, made):
+        row = measuring.measure(STEP, made.sizes, 1, 0.0, "cpu", False, measuring.provenance("cpu"))
+        assert (row.reference_ms, row.kernel_ms, row.kernel_median_ms, row.ratio) == (500, 500, 1000, 1)
+        assert row.gflops == pytest.approx(made.flops / 0.5e9, rel=1e-3)
+        assert row.percent_of_peak == pytest.approx(100 * made.flops / (2 * 64**3), rel=1e-3)
+        assert row.gb_per_s == pytest.approx(made.fewest_bytes / 0.5e9, rel=1e-3)
+        assert row.percent_of_copy == pytest.approx(100 * made.fewest_bytes / (8 * 4096), rel=1e-3)
+        with use_backend("reference"):
+            kept = kept_bytes(made.step, made.owned)
+        assert row.reference_kept_kb == pytest.approx(kept / (2 * 3) / 1e3, rel=1e-3)
 
 
 class TestRecords:

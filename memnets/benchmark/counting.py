@@ -51,12 +51,12 @@ class Traffic(TorchDispatchMode):
 
 
 def _moved(func: Any, args: Any, kwargs: Any, results: Any) -> int:
-    if func.is_view or "empty" in func.__name__:
+    if "empty" in func.__name__:
         return 0
     read, changed = _tensors((args, kwargs)), _tensors(_changed(func, args, kwargs))
     places = {_place(tensor) for tensor in read}
     made = [tensor for tensor in _tensors(results) if _place(tensor) not in places]
-    if not made and not changed and _tensors(results):  # a view that isn't called one
+    if not made and not changed and _tensors(results):  # a view
         return 0
     return _nbytes([*read, *changed, *made])
 
