@@ -12,6 +12,7 @@
 #include <tuple>
 #include <vector>
 
+#include "arena.h"
 #include "controller.h"
 #include "matrix.h"
 #include "ntm_heads.h"
@@ -67,7 +68,7 @@ Sizes sizes_of(const Tensor& inputs, const Tensor& memory, const Tensor& read_we
 
 // With lengths, what no step fills is 0.
 Saved allocate(const Sizes& sizes, const at::TensorOptions& options, bool keep, bool fill) {
-  const auto make = [&](at::IntArrayRef shape) { return fill ? at::zeros(shape, options) : at::empty(shape, options); };
+  const auto make = [&](at::IntArrayRef shape) { return fill ? at::zeros(shape, options) : Arena::make(shape, options); };
   const int64_t states = keep ? sizes.steps + 1 : 2, steps = keep ? sizes.steps : 1, batch = sizes.batch;
   const int64_t slots = sizes.memory.slots, hidden = sizes.lstm ? sizes.hidden : 0;
   return {make({batch, sizes.steps, sizes.features()}),

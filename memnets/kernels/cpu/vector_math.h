@@ -45,13 +45,28 @@ inline Floats inverse_root(Floats x) {
 #endif
 }
 
+// Numbers within bounds; the nearest integers; numbers times 2 to the power of integers.
+#if defined(__AVX512F__)
+inline Floats within(Floats x, float low, float high) {
+  return _mm512_min_ps(spread(high), _mm512_max_ps(spread(low), x));  // in this order NaN stays
+}
+inline Floats rounded(Floats x) { return _mm512_roundscale_ps(x, 0); }
+inline Floats times_power_of_two(Floats x, Floats power) { return _mm512_scalef_ps(x, power); }
+#else
+inline Floats within(Floats x, float low, float high) {
+  x = x < low ? spread(low) : x;
+  return x > high ? spread(high) : x;
+}
+inline Floats rounded(Floats x) { return (x + 12582912.0f) - 12582912.0f; }  // 1.5 * 2^23: fractions are rounded away
+inline Floats times_power_of_two(Floats x, Floats power) {
+  return x * (Floats)((__builtin_convertvector(power, Integers) + 127) << 23);
+}
+#endif
+
 // e^x, for x within the range of normal numbers and its nearest end beyond.
 inline Floats exponential(Floats x) {
-  constexpr float TO_INTEGER = 12582912.0f;  // 1.5 * 2^23: added, the fraction is rounded away, the integer in low bits
-  x = x < -87.3f ? spread(-87.3f) : x;
-  x = x > 88.0f ? spread(88.0f) : x;
-  const Floats shifted = x * 1.44269504088896341f + TO_INTEGER;
-  const Floats whole = shifted - TO_INTEGER;
+  x = within(x, -87.3f, 88.0f);
+  const Floats whole = rounded(x * 1.44269504088896341f);
   const Floats rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;  // log 2 in two parts
   Floats series = spread(1.9875691500e-4f);
   series = series * rest + 1.3981999507e-3f;
@@ -59,8 +74,7 @@ inline Floats exponential(Floats x) {
   series = series * rest + 4.1665795894e-2f;
   series = series * rest + 1.6666665459e-1f;
   series = series * rest + 5.0000001201e-1f;
-  series = series * rest * rest + rest + 1.0f;
-  return series * (Floats)(((Integers)shifted << 23) + (127 << 23));
+  return times_power_of_two(series * rest * rest + rest + 1.0f, whole);
 }
 inline Doubles exponential(Doubles x) {
   return elementwise<double>(x, [](double y) { return std::exp(y); });
