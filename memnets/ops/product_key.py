@@ -75,5 +75,5 @@ def weighted_gather(
 
 def weighted_gather_reference(values: Tensor, weights: Tensor, indices: Tensor) -> Tensor:
     """The same in plain PyTorch."""
-    rows = values.index_select(0, indices.flatten()).view(*indices.shape, -1)
+    rows = values.index_select(0, indices.flatten()).view(*indices.shape, values.shape[1])
     return (weights[..., None] * rows).sum(-2)

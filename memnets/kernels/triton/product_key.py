@@ -50,7 +50,7 @@ def _(d_scores: Tensor, query: Tensor, half_keys: Tensor, indices: Tensor) -> tu
 @torch.library.custom_op("memnets::weighted_gather", mutates_args=())
 def weighted_gather(values: Tensor, weights: Tensor, indices: Tensor) -> Tensor:
     """See memnets.ops.product_key."""
-    return sum_rows(values[None], *_rows(weights, indices)).view(*indices.shape[:2], -1)
+    return sum_rows(values[None], *_rows(weights, indices)).view(*indices.shape[:2], values.shape[1])
 
 
 @weighted_gather.register_fake

@@ -41,8 +41,9 @@ def _is_first(indices, start, entry, slot, ENTRIES: tl.constexpr):
 @triton.jit
 def _forward(memory, weights, indices, erase, add, after, slots, word, k, HEADS: tl.constexpr, K: tl.constexpr,
              WORD: tl.constexpr, TYPE: tl.constexpr):  # fmt: skip
-    b, entry, w = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, WORD)
-    inside, start = w < word, b * HEADS * k
+    b, entry = (tl.program_id(0) // (HEADS * k)).to(tl.int64), tl.program_id(0) % (HEADS * k)
+    w, start = tl.arange(0, WORD), b * HEADS * k
+    inside = w < word
     slot = tl.load(indices + start + entry)
     if _is_first(indices, start, entry, slot, K):
         row = tl.load(memory + (b * slots + slot) * word + w, mask=inside, other=0.0).to(TYPE)
@@ -57,8 +58,9 @@ def _forward(memory, weights, indices, erase, add, after, slots, word, k, HEADS:
 @triton.jit
 def _backward(memory, weights, indices, erase, add, d_after, d_memory, d_weights, erase_parts, add_parts, slots, word,
               k, HEADS: tl.constexpr, K: tl.constexpr, WORD: tl.constexpr, TYPE: tl.constexpr):  # fmt: skip
-    b, entry, w = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, WORD)
-    inside, start, own = w < word, b * HEADS * k, entry // k
+    b, entry = (tl.program_id(0) // (HEADS * k)).to(tl.int64), tl.program_id(0) % (HEADS * k)
+    w, start, own = tl.arange(0, WORD), b * HEADS * k, entry // k
+    inside = w < word
     slot = tl.load(indices + start + entry)
     at = (b * slots + slot) * word + w
     d_row = tl.load(d_after + at, mask=inside, other=0.0).to(TYPE)
@@ -80,11 +82,11 @@ def _backward(memory, weights, indices, erase, add, d_after, d_memory, d_weights
     tl.store(add_parts + part, share * d_row, mask=inside)
 
 
-def _plan(memory: Tensor, indices: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
-    """Programs, and the constants both kernels are compiled with."""
-    batch, heads, k = indices.shape
-    constants = {"HEADS": heads, "K": min(ceil_power(k), 64), "WORD": ceil_power(memory.shape[2])}
-    return (batch, heads * k), constants | {"TYPE": compute_type(memory)}
+def _constants(memory: Tensor, indices: Tensor) -> dict[str, Any]:
+    """What both kernels are compiled with."""
+    _, heads, k = indices.shape
+    sizes = {"HEADS": heads, "K": min(ceil_power(k), 64), "WORD": ceil_power(memory.shape[2])}
+    return sizes | {"TYPE": compute_type(memory)}
 
 
 @torch.library.custom_op("memnets::sparse_read", mutates_args=())
@@ -114,9 +116,9 @@ def _(d_vectors: Tensor, memory: Tensor, weights: Tensor, indices: Tensor) -> tu
 def sparse_write(memory: Tensor, weights: Tensor, indices: Tensor, erase: Tensor, add: Tensor) -> Tensor:
     """See memnets.ops.sparse_access."""
     given = [tensor.contiguous() for tensor in (memory, weights, indices, erase, add)]
-    grid, constants = _plan(memory, indices)
     after = given[0].clone()
-    launch(_forward, grid, *given, after, *memory.shape[1:], indices.shape[2], **constants)
+    sizes = (*memory.shape[1:], indices.shape[2])
+    launch(_forward, (indices.numel(),), *given, after, *sizes, **_constants(memory, indices))
     return after
 
 
@@ -131,13 +133,11 @@ def sparse_write_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of all arguments but the indices."""
     given = [tensor.contiguous() for tensor in (memory, weights, indices, erase, add, d_after)]
-    grid, constants = _plan(memory, indices)
     d_memory, d_weights = given[-1].clone(), torch.empty_like(given[1])
     shape, wide = (*indices.shape, memory.shape[2]), torch.promote_types(memory.dtype, torch.float32)
     parts = [memory.new_empty(shape, dtype=wide) for _ in range(2)]
-    launch(
-        _backward, grid, *given, d_memory, d_weights, *parts, *memory.shape[1:], indices.shape[2], **constants
-    )  # fmt: skip
+    found, sizes = (d_memory, d_weights, *parts), (*memory.shape[1:], indices.shape[2])
+    launch(_backward, (indices.numel(),), *given, *found, *sizes, **_constants(memory, indices))
     d_erase, d_add = (part.sum(2).to(memory.dtype) for part in parts)
     return d_memory, d_weights, d_erase, d_add
 
