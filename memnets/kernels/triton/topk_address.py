@@ -91,13 +91,11 @@ def nearest(query: Tensor, keys: Tensor, visible: Tensor | None, k: int) -> tupl
     blocks, keep = triton.cdiv(slots, BLOCK), min(k, BLOCK)
     scores = query.new_empty((groups, time, blocks * keep), dtype=torch.promote_types(query.dtype, torch.float32))
     found = torch.empty_like(scores, dtype=torch.int32)
-    constants = {"QUERIES": QUERIES, "BLOCK": BLOCK, "CHUNK": CHUNK, "TYPE": compute_type(query, keys)}
-    seen = None if visible is None else visible.contiguous()
     sizes = (heads, time, slots, word, keep)
-    launch(
-        _best_of_blocks, (groups * blocks * triton.cdiv(time, QUERIES),), query, keys, seen, scores, found, *sizes,
-        **constants,
-    )  # fmt: skip
+    constants = {"QUERIES": QUERIES, "BLOCK": BLOCK, "CHUNK": CHUNK, "TYPE": compute_type(query, keys)}
+    grid = (groups * blocks * triton.cdiv(time, QUERIES),)
+    seen = None if visible is None else visible.contiguous()
+    launch(_best_of_blocks, grid, query, keys, seen, scores, found, *sizes, **constants)
     return (scores, found.long()) if blocks == 1 else best(scores, found, k)
 
 
