@@ -70,6 +70,7 @@ def _best_of_all(scores, slots, best_scores, best_slots, count, k, BLOCK: tl.con
         for start in range(0, count, BLOCK):
             at = start + tl.arange(0, BLOCK)[None, :]
             there = tl.load(scores + row * count + at, mask=at < count, other=float("-inf")).to(TYPE)
+            there = tl.where(there == there, there, float("inf"))
             where = tl.load(slots + row * count + at, mask=at < count, other=0).to(tl.int64)
             where = tl.where(at < count, where, 2**63 - 1)  # behind all that there are
             rival, rival_slot = _next(there, where, last_score, last_slot, 2**63 - 1)
