@@ -59,6 +59,7 @@ class Problem(NamedTuple):
     state: NTMSequenceState
     weights: NTMWeights
     scheme: HeadScheme
+    lengths: torch.Tensor | None = None
 
     @property
     def tensors(self):

@@ -15,7 +15,7 @@ from memnets.memory.addressing import Key
 from memnets.models.controller import FeedForwardController, LSTMController
 from memnets.models.ntm import NTM
 from memnets.ops.backend import BackendError, use_backend
-from memnets.ops.ntm_sequence import ntm_sequence_reference
+from memnets.ops.ntm_sequence import ntm_sequence, ntm_sequence_reference
 
 DOUBLE = {"rtol": 1e-10, "atol": 1e-11}
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -100,13 +100,67 @@ def in_float32(shape, lstm=True, scale=0.3, seeds=5):
 def widened(given):
     """The same numbers in float64."""
     state, weights = (type(part)(*(None if t is None else t.double() for t in part)) for part in given[1:3])
-    return Problem(given.inputs.double(), state, weights, given.scheme)
+    return Problem(given.inputs.double(), state, weights, *given[3:])
 
 
 def op_arguments(given, keep=True):
     scheme = given.scheme
-    tensors = (given.inputs, *given.state, *given.weights)
+    tensors = (given.inputs, given.lengths, *given.state, *given.weights)
     return (*tensors, scheme.similarity or "none", *scheme[1:], keep)
+
+
+def alone(given, i):
+    """Sequence `i` as a problem of its own, cut to its length."""
+    steps = given.inputs.shape[1] if given.lengths is None else given.lengths[i]
+    state = (None if part is None else part[i : i + 1] for part in given.state)
+    return Problem(given.inputs[i : i + 1, :steps], type(given.state)(*state), *given[2:4])
+
+
+class TestLengths:
+    LENGTHS = torch.tensor([3, 5, 0, 1])
+
+    @controllers
+    def test_float64(self, lstm):
+        given = problem(Shape(batch=4), lstm)._replace(lengths=self.LENGTHS)
+        assert_close(results(kernel, given), results(ntm_sequence_reference, given), **DOUBLE)
+
+    @controllers
+    def test_the_reference_runs_each_sequence_to_its_length(self, lstm):
+        given = problem(Shape(batch=4), lstm)._replace(lengths=self.LENGTHS)
+        features, state = ntm_sequence_reference(*given)
+        for i, length in enumerate(self.LENGTHS.tolist()):
+            assert not features[i, length:].any()
+            if length:
+                own_features, own_state = ntm_sequence_reference(*alone(given, i))
+                assert_close(features[i : i + 1, :length], own_features)
+            else:
+                own_state = alone(given, i).state
+            assert_close(
+                [part[i : i + 1] for part in state if part is not None], [p for p in own_state if p is not None]
+            )
+
+    def test_steps_beyond_have_no_part(self):
+        """Their inputs may be anything: neither results nor gradients see them."""
+        given = problem(Shape(batch=4))._replace(lengths=self.LENGTHS)
+        inputs = given.inputs.detach().clone()
+        for i, length in enumerate(self.LENGTHS.tolist()):
+            inputs[i, length:] = 100.0
+        other = given._replace(inputs=inputs.requires_grad_())
+        assert_close(results(kernel, given), results(kernel, other), **DOUBLE)
+
+    def test_without_gradients(self):
+        given = problem(Shape(batch=4))._replace(lengths=self.LENGTHS)
+        with torch.no_grad():
+            assert_close(kernel(*given), ntm_sequence_reference(*given), **DOUBLE)
+
+    @pytest.mark.parametrize("lengths", [[6, 1, 1], [-1, 1, 1]])
+    def test_impossible_ones(self, lengths):
+        with pytest.raises(ValueError, match=r"lengths must be between 0 and the 5 steps there are, not \["):
+            ntm_sequence(*problem()._replace(lengths=torch.tensor(lengths)))
+
+    def test_torch_knows_the_op(self):
+        given = problem(Shape(batch=4))._replace(lengths=self.LENGTHS)
+        torch.library.opcheck(torch.ops.memnets.ntm_sequence_forward.default, op_arguments(given))
 
 
 class TestSequence:
@@ -124,7 +178,7 @@ class TestSequence:
     def test_two_halves_are_one_whole(self):
         given = problem(Shape(time=6))
 
-        def halves(inputs, state, weights, scheme):
+        def halves(inputs, state, weights, scheme, _):
             first, state = kernel(inputs[:, :2], state, weights, scheme)
             second, state = kernel(inputs[:, 2:], state, weights, scheme)
             return torch.cat([first, second], dim=1), state
@@ -133,14 +187,11 @@ class TestSequence:
 
     def test_sequences_are_independent_of_neighbours_and_threads(self):
         given = problem(Shape(batch=53), dtype=torch.float32)
-        alone = [
-            Problem(given.inputs[i : i + 1], type(given.state)(*(t[i : i + 1] for t in given.state)), *given[2:])
-            for i in (0, 52)
-        ]
+        own = [alone(given, i) for i in (0, 52)]
         together = kernel(*given)[0]
         torch.set_num_threads(2)
         assert kernel(*given)[0].equal(together)
-        for i, one in zip((0, 52), alone, strict=True):
+        for i, one in zip((0, 52), own, strict=True):
             assert_close(
                 kernel(*one)[0], together[i : i + 1], rtol=1e-5, atol=1e-6
             )  # its projection is another product
@@ -168,9 +219,11 @@ class TestSequence:
         torch.library.opcheck(forward, op_arguments(given, keep=False), test_utils=("test_schema", "test_faketensor"))
         plain = [t.detach() if isinstance(t, torch.Tensor) else t for t in op_arguments(given)]
         outputs = forward(*plain)
-        saved = (plain[0], plain[4], plain[5], *plain[7:12], outputs[0], *outputs[5:])
+        saved = (plain[0], plain[1], plain[5], plain[6], *plain[8:13], outputs[0], *outputs[5:])
         for gradients in ([None] * 5, [torch.ones_like(output) for output in outputs[:5]]):
-            torch.library.opcheck(backward, (*gradients, *saved, given.state.read_weights.shape[1], *plain[12:17]))
+            for wants_inputs in (True, False):
+                options = (given.state.read_weights.shape[1], *plain[13:18], wants_inputs)
+                torch.library.opcheck(backward, (*gradients, *saved, *options))
 
     def test_compiles_into_one_graph(self):
         given = problem(Shape(batch=2, time=2))
@@ -225,6 +278,27 @@ class TestNTM:
             assert model(inputs)[0].equal(outputs)
         with use_backend("cpu"), pytest.raises(BackendError, match="can't run ntm_sequence: it has no Louder"):
             model(inputs)
+
+    @pytest.mark.parametrize("backend", ["cpu", "reference"])
+    def test_recomputing_changes_nothing_but_memory(self, backend):
+        inputs, found = torch.randn(3, 7, 4).double(), []
+        for recompute in (False, True):
+            torch.manual_seed(1)
+            model = tiny_ntm()
+            model.recompute = recompute
+            with use_backend(backend):
+                found.append(gradients_of(model, inputs))
+        assert_close(*found, **DOUBLE)
+
+    @pytest.mark.parametrize(("recompute", "most"), [(False, 40), (True, 15)])
+    def test_kilobytes_kept_per_step_and_sequence(self, recompute, most):
+        """At the paper's sizes; the memory alone has 10."""
+        model, inputs = NTM(Spec("vectors", 9, 8), recompute=recompute), torch.rand(4, 41, 9)
+        model(inputs)  # building isn't counted
+        with torch.profiler.profile(profile_memory=True) as profile:
+            outputs, _ = model(inputs)
+        kept = sum(event.self_cpu_memory_usage for event in profile.events()) - outputs.nbytes
+        assert 0.5 < kept / 1024 / inputs.shape[0] / inputs.shape[1] <= most
 
     def test_hooks_are_called(self):
         model, calls = tiny_ntm(), []

@@ -18,6 +18,7 @@ from memnets.memory.initial_memory import ConstantMemory
 from memnets.models.base import InputLayer, SequenceModel, check_spec
 from memnets.models.controller import Controller, LSTMController
 from memnets.models.ntm_sequence import run_fused
+from memnets.models.recompute import recomputed
 
 
 class NTMState(NamedTuple):
@@ -73,6 +74,7 @@ class NTM(SequenceModel):
         num_read_heads: heads that read.
         num_write_heads: heads that write.
         embedding_size: width of token embeddings, for tasks of tokens.
+        recompute: keep every √T-th step's state for the backward pass, and run the steps between again.
     """
 
     def __init__(
@@ -86,9 +88,11 @@ class NTM(SequenceModel):
         num_read_heads: int = 1,
         num_write_heads: int = 1,
         embedding_size: int = 64,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         check_spec(NTM, spec)
+        self.recompute = recompute
         self.input = InputLayer(spec, embedding_size)
         read_size = num_read_heads * word_size
         core = controller(self.input.output_size + read_size)
@@ -110,7 +114,8 @@ class NTM(SequenceModel):
     ) -> tuple[Float[Tensor, "batch time output"], NTMState]:
         """Logits at every step, and the state after the last."""
         state = self.initial_state(inputs.shape[0]) if state is None else state
-        features, state = self.cell.run(self.input(inputs), state)
+        run = recomputed(self.cell.run) if self.recompute else self.cell.run
+        features, state = run(self.input(inputs), state)
         return self.output(features), state
 
     def compiled_part(self) -> nn.Module:

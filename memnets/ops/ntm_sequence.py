@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from memnets.kernels.cpu import ntm_sequence as cpu
 from memnets.ops import backend
 from memnets.ops.content_address import Similarity, content_address
 from memnets.ops.erase_add import read_and_write
@@ -67,37 +66,104 @@ Result = tuple[Float[Tensor, "batch time features"], NTMSequenceState]
 
 
 def ntm_sequence(
-    inputs: Float[Tensor, "batch time input"], state: NTMSequenceState, weights: NTMWeights, scheme: HeadScheme
+    inputs: Float[Tensor, "batch time input"],
+    state: NTMSequenceState,
+    weights: NTMWeights,
+    scheme: HeadScheme,
+    lengths: Int[Tensor, " batch"] | None = None,
 ) -> Result:
     """Controller output beside the read vectors at every step, and the state after the last.
 
+    With `lengths`, sequence b has its first lengths[b] steps: features after those are 0, and the state stays.
+
     Raises:
         BackendError: the backend asked for by name can't serve the call.
+        ValueError: a length is less than 0 or more than the steps there are.
     """
-    return run_kernel(inputs, state, weights, scheme) or ntm_sequence_reference(inputs, state, weights, scheme)
+    given = (inputs, state, weights, scheme, lengths)
+    return run_kernel(*given) or ntm_sequence_reference(*given)
 
 
 def run_kernel(
-    inputs: Float[Tensor, "batch time input"], state: NTMSequenceState, weights: NTMWeights, scheme: HeadScheme
+    inputs: Float[Tensor, "batch time input"],
+    state: NTMSequenceState,
+    weights: NTMWeights,
+    scheme: HeadScheme,
+    lengths: Int[Tensor, " batch"] | None = None,
 ) -> Result | None:
     """Return the same from a kernel; None if none serves, for callers with a step of their own to fall back on."""
-    chosen = backend.choose("ntm_sequence", {"cpu": lambda: cpu_obstacle(inputs, state, weights)})
-    return _cpu(inputs, state, weights, scheme) if chosen == "cpu" else None
+    _check_lengths(lengths, inputs.shape[1])
+    given = (inputs, lengths, *state, *weights)
+    chosen = backend.choose("ntm_sequence", {"cpu": lambda: cpu_obstacle(given)})
+    if chosen == "reference":
+        return None
+    features, memory, read_weights, write_weights, cell = cpu.run(given, (scheme.similarity or "none", *scheme[1:]))
+    hidden, read_vectors = _last(features, state, weights, lengths)
+    return features, NTMSequenceState(
+        memory, read_weights, write_weights, read_vectors, hidden, None if hidden is None else cell
+    )
+
+
+def _check_lengths(lengths: Tensor | None, steps: int) -> None:
+    if (
+        lengths is not None
+        and not torch.compiler.is_compiling()
+        and not bool(((lengths >= 0) & (lengths <= steps)).all())
+    ):
+        raise ValueError(f"lengths must be between 0 and the {steps} steps there are, not {lengths.tolist()}")
+
+
+def _last(
+    features: Tensor, state: NTMSequenceState, weights: NTMWeights, lengths: Tensor | None
+) -> tuple[Tensor | None, Tensor]:
+    """Hidden state (an LSTM's) and read vectors after the last step: features hold them."""
+    if lengths is None:
+        last = features[:, -1]
+    else:
+        last = features[torch.arange(len(lengths), device=features.device), (lengths - 1).clamp_min(0)]
+    hidden, reads = last.split([weights.interface.shape[1], last.shape[1] - weights.interface.shape[1]], dim=-1)
+    read_vectors = reads.view(state.read_vectors.shape)
+    kept = None if weights.recurrent is None else hidden
+    if lengths is None:
+        return kept, read_vectors
+    ran = lengths > 0
+    if kept is not None and state.hidden is not None:
+        kept = torch.where(ran[:, None], kept, state.hidden)
+    return kept, torch.where(ran[:, None, None], read_vectors, state.read_vectors)
 
 
 def ntm_sequence_reference(
-    inputs: Float[Tensor, "batch time input"], state: NTMSequenceState, weights: NTMWeights, scheme: HeadScheme
+    inputs: Float[Tensor, "batch time input"],
+    state: NTMSequenceState,
+    weights: NTMWeights,
+    scheme: HeadScheme,
+    lengths: Int[Tensor, " batch"] | None = None,
 ) -> Result:
     """Return the same, step by step in plain PyTorch."""
     features = []
-    for step_inputs in inputs.unbind(dim=1):
-        state = _step(step_inputs, state, weights, scheme)
-        hidden = state.hidden
+    for step, step_inputs in enumerate(inputs.unbind(dim=1)):
+        after = _step(step_inputs, state, weights, scheme)
+        hidden = after.hidden
         assert hidden is not None
-        features.append(torch.cat([hidden, rearrange(state.read_vectors, "b h w -> b (h w)")], dim=-1))
+        step_features = torch.cat([hidden, rearrange(after.read_vectors, "b h w -> b (h w)")], dim=-1)
         if weights.recurrent is None:
-            state = state._replace(hidden=None)
+            after = after._replace(hidden=None)
+        if lengths is not None:
+            step_features, after = _where(
+                step < lengths, (step_features, after), (torch.zeros_like(step_features), state)
+            )
+        features.append(step_features)
+        state = after
     return torch.stack(features, dim=1), state
+
+
+def _where(running: Tensor, new: tuple[Tensor, NTMSequenceState], old: tuple[Tensor, NTMSequenceState]) -> Any:
+    """Features and state of sequences that run on, and the old ones of those that have ended."""
+
+    def choose(one: Any, other: Any) -> Any:
+        return None if one is None else torch.where(running.view(-1, *[1] * (one.ndim - 1)), one, other)
+
+    return choose(new[0], old[0]), NTMSequenceState(*map(choose, new[1], old[1]))
 
 
 def _step(inputs: Tensor, state: NTMSequenceState, weights: NTMWeights, scheme: HeadScheme) -> NTMSequenceState:
@@ -144,148 +210,22 @@ def _address(raw: Tensor, memory: Tensor, previous: Tensor, scheme: HeadScheme) 
     )
 
 
-def cpu_obstacle(inputs: Tensor, state: NTMSequenceState, weights: NTMWeights) -> str | None:
+def cpu_obstacle(given: tuple[Tensor | None, ...]) -> str | None:
     """Return why the C++ kernel can't serve these tensors, None if it can.
 
     It serves plain tensors of real floating dtype on a CPU, with at least one sequence and one step, outside the
     transforms of torch.func. It has first derivatives only.
     """
-    for tensor in (inputs, *state, *weights):
+    for tensor in given:
         if tensor is not None and not tensor.is_cpu:
             return f"tensors are on {tensor.device.type}, it runs on the CPU"
         if tensor is not None and type(tensor) not in PLAIN:
             return f"it takes plain tensors, not {type(tensor).__name__}"
-    if inputs.shape[0] == 0 or inputs.shape[1] == 0:
+    if given[0] is None or 0 in given[0].shape[:2]:
         return "there is nothing to run: no sequence or no step"
     if torch._C._are_functorch_transforms_active():
         return "torch.func transforms can't look into it"
-    return backend.build_obstacle("ntm_sequence", _register)
+    return backend.build_obstacle("ntm_sequence", cpu.register)
 
 
 PLAIN: tuple[type, ...] = (Tensor, torch.nn.Parameter)
-
-
-def _cpu(inputs: Tensor, state: NTMSequenceState, weights: NTMWeights, scheme: HeadScheme) -> Result:
-    given = (inputs, *state, *weights)
-    dtypes = {tensor.dtype for tensor in given if tensor is not None}
-    if dtypes - {torch.float32} and dtypes - {torch.float64}:
-        return _cpu_cast(dtypes, inputs, state, weights, scheme)
-    options = (scheme.similarity or "none", *scheme[1:])
-    keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
-    if keep and not torch.compiler.is_compiling():
-        features, *state_after = _Sequence.apply(options, *given)
-    else:
-        features, *state_after = torch.ops.memnets.ntm_sequence_forward(*given, *options, keep)[:NUM_STATE]
-    memory, read_weights, write_weights, cell = state_after
-    hidden_size = weights.interface.shape[1]
-    hidden, reads = features[:, -1].split([hidden_size, features.shape[2] - hidden_size], dim=-1)
-    read_vectors = reads.view(state.read_vectors.shape)
-    if weights.recurrent is None:
-        hidden = cell = None
-    return features, NTMSequenceState(memory, read_weights, write_weights, read_vectors, hidden, cell)
-
-
-def _cpu_cast(
-    dtypes: set[torch.dtype], inputs: Tensor, state: NTMSequenceState, weights: NTMWeights, scheme: HeadScheme
-) -> Result:
-    """Compute in float32 at least and in one precision; the results have the widest of the arguments'."""
-    dtype = reduce(torch.promote_types, dtypes)
-
-    def cast(part: Any, to: torch.dtype) -> Any:
-        return type(part)(*(None if tensor is None else tensor.to(to) for tensor in part))
-
-    wide = torch.promote_types(dtype, torch.float32)
-    features, after = _cpu(inputs.to(wide), cast(state, wide), cast(weights, wide), scheme)
-    return features.to(dtype), cast(after, dtype)
-
-
-class _Sequence(torch.autograd.Function):
-    """The op's gradient in eager mode: what `register_autograd` does, at a third of its cost per call."""
-
-    @staticmethod
-    def forward(ctx: Any, options: tuple[Any, ...], *given: Tensor | None) -> tuple[Tensor, ...]:
-        arguments = (*given, *options, True)
-        output = torch.ops.memnets.ntm_sequence_forward(*arguments)
-        _save(ctx, arguments, output)
-        return output[:NUM_STATE]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        return None, *_gradient(ctx, *gradients)[:-6]
-
-
-def _register() -> None:
-    """Tell torch what the op's results look like and what its gradient is."""
-    forward, backward = "memnets::ntm_sequence_forward", "memnets::ntm_sequence_backward"
-    torch.library.register_fake(forward, _fake_forward)
-    torch.library.register_fake(backward, _fake_backward)
-    torch.library.register_autograd(forward, _gradient, setup_context=_save)
-
-
-NUM_STATE = 5
-"""The first results are features and state, which have gradients; the others are kept for the backward pass."""
-
-
-def _fake_forward(
-    inputs: Tensor, memory: Tensor, read_weights: Tensor, write_weights: Tensor, *rest: Any
-) -> tuple[Tensor, ...]:
-    _read_vectors, _hidden, cell, _input, _recurrent, _bias, interface, _interface_bias, *scheme, keep = rest
-    similarity, _strength, _gate, _shift, sharpening = scheme
-    (batch, time, _), (_, slots, word) = inputs.shape, memory.shape
-    steps, states, num_reads = (time, time + 1, read_weights.shape[1]) if keep else (1, 2, read_weights.shape[1])
-    heads, hidden = num_reads + write_weights.shape[1], interface.shape[1]
-    cells = 0 if cell is None else hidden
-    kept = (0 if similarity == "none" else 2) + int(sharpening)
-    shapes = [
-        (batch, time, hidden + num_reads * word),
-        tuple(memory.shape),
-        tuple(read_weights.shape),
-        tuple(write_weights.shape),
-        (batch, cells),
-        (batch, steps, 4 * cells),
-        (batch, states, cells),
-        (batch, steps, interface.shape[0]),
-        (batch, states, word, slots),
-        (batch, states, heads, slots),
-        (batch, steps, heads, kept, slots),
-        (batch, steps, slots if similarity == "cosine" else 0),
-    ]
-    return tuple(inputs.new_empty(shape) for shape in shapes)
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    given, _memory, read_weights, _write, read_vectors, hidden, _cell, *weights = inputs[:12]
-    features, *_state = output[:NUM_STATE]
-    ctx.save_for_backward(given, read_vectors, hidden, *weights, features, *output[NUM_STATE:])
-    ctx.options = (read_weights.shape[1], *inputs[12:17])
-    ctx.set_materialize_grads(False)
-
-
-def _gradient(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-    _inputs, _reads, _hidden, _input, recurrent, *_ = ctx.saved_tensors
-    found = torch.ops.memnets.ntm_sequence_backward(*gradients[:NUM_STATE], *ctx.saved_tensors, *ctx.options)
-    absent = () if recurrent is not None else (5, 6, 8)  # hidden, cell and recurrent weights
-    return (*(None if i in absent else gradient for i, gradient in enumerate(found)), *[None] * 6)
-
-
-def _fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    inputs, read_vectors, _, input_weight, recurrent, bias, interface, interface_bias = arguments[5:13]
-    memories, weights, read_heads = arguments[17], arguments[18], arguments[21]
-    batch, _, word, slots = memories.shape
-    gates, cells = input_weight.shape[0], 0 if recurrent is None else interface.shape[1]
-    shapes = [
-        inputs.shape,
-        (batch, slots, word),
-        (batch, read_heads, slots),
-        (batch, weights.shape[2] - read_heads, slots),
-        read_vectors.shape,
-        (batch, cells),
-        (batch, cells),
-        input_weight.shape,
-        (gates, cells),
-        bias.shape,
-        interface.shape,
-        interface_bias.shape,
-    ]
-    return tuple(inputs.new_empty(shape) for shape in shapes)

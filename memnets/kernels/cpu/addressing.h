@@ -1,6 +1,7 @@
 // Addressing of one head (NTM paper, section 3.3): from what the controller emits to weights over the slots.
 #pragma once
 
+#include <algorithm>
 #include <limits>
 #include <vector>
 
@@ -27,58 +28,58 @@ struct HeadScheme {
   int64_t num_traces() const { return (key ? 2 : 0) + (sharpening ? 1 : 0); }
 };
 
+// Softmax of `scores` into `weights`.
+template <class T>
+inline void softmax(const T* MEMNETS_RESTRICT scores, T* MEMNETS_RESTRICT weights, int64_t size) {
+  constexpr T LOWEST = std::numeric_limits<T>::lowest();
+  Vector<T> highest = spread(LOWEST), total = {};
+  each<T>(size, [&](int64_t n, auto lanes) MEMNETS_INLINE { highest = larger(lanes.otherwise(lanes.load(scores + n), LOWEST), highest); });
+  const T most = largest_of<T>(highest);
+  each<T>(size, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+    const Vector<T> power = exponential(lanes.load(scores + n) - most);
+    lanes.store(weights + n, power);
+    total += lanes.otherwise(power, T(0));
+  });
+  const T factor = T(1) / sum_of<T>(total);
+  each<T>(size, [&](int64_t n, auto lanes) MEMNETS_INLINE { lanes.store(weights + n, factor * lanes.load(weights + n)); });
+}
+
 // Raw interface -> emitted: key tanh, strength softplus, gate sigmoid, shift softmax, sharpening 1 + softplus.
 template <class T>
 inline void emit(const HeadScheme& scheme, const T* MEMNETS_RESTRICT raw, T* MEMNETS_RESTRICT emitted) {
   if (scheme.key)
-    MEMNETS_SIMD for (int64_t w = 0; w < scheme.word; w++) emitted[w] = hyperbolic_tangent(raw[w]);
-  if (scheme.strength) emitted[scheme.strength_at()] = softplus(raw[scheme.strength_at()]);
-  if (scheme.gate) emitted[scheme.gate_at()] = sigmoid(raw[scheme.gate_at()]);
-  if (scheme.shift_width) {
-    const T* from = raw + scheme.shift_at();
-    T* shift = emitted + scheme.shift_at();
-    const T highest = *std::max_element(from, from + scheme.shift_width);
-    T total = 0;
-    for (int64_t j = 0; j < scheme.shift_width; j++) total += shift[j] = exponential(from[j] - highest);
-    for (int64_t j = 0; j < scheme.shift_width; j++) shift[j] /= total;
-  }
-  if (scheme.sharpening) emitted[scheme.sharpening_at()] = T(1) + softplus(raw[scheme.sharpening_at()]);
+    each<T>(scheme.word, [&](int64_t w, auto lanes) MEMNETS_INLINE { lanes.store(emitted + w, hyperbolic_tangent(lanes.load(raw + w))); });
+  if (scheme.strength) emitted[scheme.strength_at()] = softplus_of(raw[scheme.strength_at()]);
+  if (scheme.gate) emitted[scheme.gate_at()] = sigmoid_of(raw[scheme.gate_at()]);
+  if (scheme.shift_width) softmax(raw + scheme.shift_at(), emitted + scheme.shift_at(), scheme.shift_width);
+  if (scheme.sharpening) emitted[scheme.sharpening_at()] = T(1) + softplus_of(raw[scheme.sharpening_at()]);
 }
 
 template <class T>
 inline void emit_backward(const HeadScheme& scheme, const T* MEMNETS_RESTRICT emitted,
                           const T* MEMNETS_RESTRICT d_emitted, T* MEMNETS_RESTRICT d_raw) {
   if (scheme.key)
-    MEMNETS_SIMD for (int64_t w = 0; w < scheme.word; w++) d_raw[w] = d_emitted[w] * (T(1) - emitted[w] * emitted[w]);
+    each<T>(scheme.word, [&](int64_t w, auto lanes) MEMNETS_INLINE {
+      const Vector<T> key = lanes.load(emitted + w);
+      lanes.store(d_raw + w, lanes.load(d_emitted + w) * (1 - key * key));
+    });
   if (scheme.strength) {
     const int64_t i = scheme.strength_at();
-    d_raw[i] = d_emitted[i] * softplus_slope(emitted[i]);
+    d_raw[i] = d_emitted[i] * softplus_slope_of(emitted[i]);
   }
   if (scheme.gate) {
     const int64_t i = scheme.gate_at();
     d_raw[i] = d_emitted[i] * emitted[i] * (T(1) - emitted[i]);
   }
   if (scheme.shift_width) {
-    const int64_t first = scheme.shift_at(), end = first + scheme.shift_width;
-    T mean = 0;
-    for (int64_t i = first; i < end; i++) mean += emitted[i] * d_emitted[i];
-    for (int64_t i = first; i < end; i++) d_raw[i] = emitted[i] * (d_emitted[i] - mean);
+    const int64_t first = scheme.shift_at();
+    const T mean = dot(emitted + first, d_emitted + first, scheme.shift_width);
+    for (int64_t i = first; i < first + scheme.shift_width; i++) d_raw[i] = emitted[i] * (d_emitted[i] - mean);
   }
   if (scheme.sharpening) {
     const int64_t i = scheme.sharpening_at();
-    d_raw[i] = d_emitted[i] * softplus_slope(emitted[i] - T(1));
+    d_raw[i] = d_emitted[i] * softplus_slope_of(emitted[i] - T(1));
   }
-}
-
-// Softmax of `scores`, which is overwritten, into `weights`.
-template <class T>
-inline void softmax(T* MEMNETS_RESTRICT scores, T* MEMNETS_RESTRICT weights, int64_t size) {
-  T highest = scores[0];
-#pragma omp simd reduction(max : highest)
-  for (int64_t n = 0; n < size; n++) highest = scores[n] > highest ? scores[n] : highest;
-  MEMNETS_SIMD for (int64_t n = 0; n < size; n++) weights[n] = exponential(scores[n] - highest);
-  const T factor = T(1) / sum(weights, size);
-  MEMNETS_SIMD for (int64_t n = 0; n < size; n++) weights[n] *= factor;
 }
 
 // Working space of one thread for heads over `slots` slots.
@@ -108,13 +109,49 @@ inline void interpolate(const HeadScheme& scheme, const T* MEMNETS_RESTRICT emit
     return;
   }
   const T gate = emitted[scheme.gate_at()];
-  MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) result[n] = previous[n] + gate * (content[n] - previous[n]);
+  each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+    const Vector<T> before = lanes.load(previous + n);
+    lanes.store(result + n, before + gate * (lanes.load(content + n) - before));
+  });
+}
+
+// Content weights (equation 5), the softmax of strength times similarity; both are kept.
+template <class T>
+inline void address_content(const HeadScheme& scheme, const T* MEMNETS_RESTRICT emitted, const T* MEMNETS_RESTRICT dots,
+                            const T* MEMNETS_RESTRICT inverse_norms, T* MEMNETS_RESTRICT similarity,
+                            T* MEMNETS_RESTRICT content, T* MEMNETS_RESTRICT scores, int64_t slots) {
+  const T strength = scheme.strength ? emitted[scheme.strength_at()] : T(1);
+  if (scheme.cosine) {
+    const T key_norm = T(1) / std::sqrt(dot(emitted, emitted, scheme.word) + T(NORM_EPSILON));
+    each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+      const Vector<T> cosine = lanes.load(dots + n) * key_norm * lanes.load(inverse_norms + n);
+      lanes.store(similarity + n, cosine);
+      lanes.store(scores + n, strength * cosine);
+    });
+  } else {
+    each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+      lanes.store(similarity + n, lanes.load(dots + n));
+      lanes.store(scores + n, strength * lanes.load(dots + n));
+    });
+  }
+  softmax(scores, content, slots);
+}
+
+// w'(n) = sum_j shift(j) w(n - (j - half)), slots in a ring that is continued by half the width (equation 8).
+template <class T>
+inline void shift_ring(const T* MEMNETS_RESTRICT ring, const T* MEMNETS_RESTRICT shift, T* MEMNETS_RESTRICT shifted,
+                       int64_t width, int64_t slots) {
+  each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+    Vector<T> sum = {};
+    for (int64_t j = 0; j < width; j++) sum += shift[j] * lanes.load(ring + n + width - 1 - j);
+    lanes.store(shifted + n, sum);
+  });
 }
 
 // What sharpening takes the logarithm of.
 template <class T>
-inline T sharpened(T weight) {
-  return (weight < T(0) ? T(0) : weight) + T(SHARPEN_EPSILON);
+inline Vector<T> sharpened(Vector<T> weight) {
+  return (weight < 0 ? Vector<T>{} : weight) + T(SHARPEN_EPSILON);
 }
 
 // Weights of one head over the slots (equations 5 to 9), from the dot products of its key with every slot.
@@ -125,42 +162,55 @@ inline void address(const HeadScheme& scheme, const T* MEMNETS_RESTRICT emitted,
                     const T* MEMNETS_RESTRICT inverse_norms, const T* MEMNETS_RESTRICT previous,
                     T* MEMNETS_RESTRICT traces, T* MEMNETS_RESTRICT weights, AddressScratch<T>& scratch,
                     int64_t slots) {
-  T* content = traces + slots;
-  if (scheme.key) {
-    T* MEMNETS_RESTRICT similarity = traces;
-    T* MEMNETS_RESTRICT scores = scratch.scores.data();
-    const T strength = scheme.strength ? emitted[scheme.strength_at()] : T(1);
-    if (scheme.cosine) {
-      const T key_norm = T(1) / std::sqrt(dot(emitted, emitted, scheme.word) + T(NORM_EPSILON));
-      MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) similarity[n] = dots[n] * key_norm * inverse_norms[n];
-    } else {
-      std::copy_n(dots, slots, similarity);
-    }
-    MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) scores[n] = strength * similarity[n];
-    softmax(scores, content, slots);
-  }
+  T *content = traces + slots, *ring = scratch.interpolated.data(), *scores = scratch.scores.data();
+  if (scheme.key) address_content(scheme, emitted, dots, inverse_norms, traces, content, scores, slots);
   const int64_t half = scheme.shift_width / 2;
-  T* ring = scratch.interpolated.data();
-  interpolate(scheme, emitted, content, previous, ring + half, slots);
-  T* MEMNETS_RESTRICT shifted = scheme.sharpening ? traces + (scheme.key ? 2 * slots : 0) : weights;
-  if (scheme.shift_width) {  // w'(n) = sum_j shift(j) w(n - (j - half)), slots in a ring (equation 8)
+  T* shifted = scheme.sharpening ? traces + (scheme.key ? 2 * slots : 0) : weights;
+  interpolate(scheme, emitted, content, previous, scheme.shift_width ? ring + half : shifted, slots);
+  if (scheme.shift_width) {
     continue_ring(ring, slots, half);
-    std::fill_n(shifted, slots, T(0));
-    for (int64_t j = 0; j < scheme.shift_width; j++)
-      add_scaled(shifted, ring + 2 * half - j, emitted[scheme.shift_at() + j], slots);
-  } else {
-    std::copy_n(ring, slots, shifted);
+    shift_ring(ring, emitted + scheme.shift_at(), shifted, scheme.shift_width, slots);
   }
   if (scheme.sharpening) {  // w(n)^sharpening, normalised, as a softmax of logarithms (equation 9)
     const T sharpening = emitted[scheme.sharpening_at()];
-    T* MEMNETS_RESTRICT scores = scratch.scores.data();
-    MEMNETS_SIMD for (int64_t n = 0; n < slots; n++)
-      scores[n] = sharpening * logarithm(sharpened(shifted[n]));
+    each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+      lanes.store(scores + n, sharpening * logarithm(sharpened<T>(lanes.load(shifted + n))));
+    });
     softmax(scores, weights, slots);
   }
 }
 
-// Gradient of `address`, from that of its weights (`d_weights`, overwritten).
+// Gradient of the sharpening: `d_shifted` from that of the weights.
+template <class T>
+inline T sharpen_backward(T sharpening, const T* MEMNETS_RESTRICT shifted, const T* MEMNETS_RESTRICT weights,
+                          const T* MEMNETS_RESTRICT d_weights, T* MEMNETS_RESTRICT d_shifted, int64_t slots) {
+  const T mean = dot(weights, d_weights, slots);
+  Vector<T> d_sharpening = {};
+  each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+    const Vector<T> weight = lanes.load(shifted + n), base = lanes.otherwise(sharpened<T>(weight), T(1));
+    const Vector<T> d_score = lanes.load(weights + n) * (lanes.load(d_weights + n) - mean);
+    d_sharpening += d_score * logarithm(base);
+    lanes.store(d_shifted + n, weight < 0 ? Vector<T>{} : sharpening * d_score * reciprocal(base));
+  });
+  return sum_of<T>(d_sharpening);
+}
+
+// Gradient of the shift: of the entries, and of the interpolated weights `d_interpolated`.
+template <class T>
+inline void shift_backward(const HeadScheme& scheme, const T* MEMNETS_RESTRICT shift, const T* MEMNETS_RESTRICT ring,
+                           T* MEMNETS_RESTRICT d_ring, T* MEMNETS_RESTRICT d_shift, T* MEMNETS_RESTRICT d_interpolated,
+                           int64_t slots) {
+  const int64_t width = scheme.shift_width, half = width / 2;
+  continue_ring(d_ring, slots, half);
+  for (int64_t j = 0; j < width; j++) d_shift[j] = dot(d_ring + half, ring + width - 1 - j, slots);
+  each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+    Vector<T> sum = {};
+    for (int64_t j = 0; j < width; j++) sum += shift[j] * lanes.load(d_ring + n + j);
+    lanes.store(d_interpolated + n, sum);
+  });
+}
+
+// Gradient of `address`, from that of its weights (`d_weights`).
 //
 // `d_previous` receives the gradient of the previous weights, `d_emitted` those of all the head emits but its key.
 // `d_dots` receives that of the dot products. A cosine also depends on the norms: `d_norms` grows by
@@ -170,67 +220,52 @@ template <class T>
 inline T address_backward(const HeadScheme& scheme, const T* MEMNETS_RESTRICT emitted,
                           const T* MEMNETS_RESTRICT inverse_norms, const T* MEMNETS_RESTRICT previous,
                           const T* MEMNETS_RESTRICT traces, const T* MEMNETS_RESTRICT weights,
-                          T* MEMNETS_RESTRICT d_weights, T* MEMNETS_RESTRICT d_previous, T* MEMNETS_RESTRICT d_emitted,
-                          T* MEMNETS_RESTRICT d_dots, T* MEMNETS_RESTRICT d_norms, AddressScratch<T>& scratch,
-                          int64_t slots) {
+                          const T* MEMNETS_RESTRICT d_weights, T* MEMNETS_RESTRICT d_previous,
+                          T* MEMNETS_RESTRICT d_emitted, T* MEMNETS_RESTRICT d_dots, T* MEMNETS_RESTRICT d_norms,
+                          AddressScratch<T>& scratch, int64_t slots) {
   const int64_t half = scheme.shift_width / 2;
-  T* MEMNETS_RESTRICT d_shifted = scratch.d_shifted.data() + half;
-  if (scheme.sharpening) {
-    const T* MEMNETS_RESTRICT shifted = traces + (scheme.key ? 2 * slots : 0);
-    const T sharpening = emitted[scheme.sharpening_at()], mean = dot(weights, d_weights, slots);
-    T* MEMNETS_RESTRICT logs = scratch.scores.data();
-    MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) {
-      const T base = sharpened(shifted[n]);
-      logs[n] = logarithm(base);
-      d_weights[n] = weights[n] * (d_weights[n] - mean);
-      d_shifted[n] = shifted[n] < T(0) ? T(0) : sharpening * d_weights[n] / base;
-    }
-    d_emitted[scheme.sharpening_at()] = dot(d_weights, logs, slots);
-  } else {
-    std::copy_n(d_weights, slots, d_shifted);
-  }
-  const T* content = traces + slots;
-  T* MEMNETS_RESTRICT d_interpolated = scratch.d_interpolated.data();
+  const T *similarity = traces, *content = traces + slots;
+  T *ring = scratch.interpolated.data(), *d_ring = scratch.d_shifted.data();
+  T* MEMNETS_RESTRICT d_interpolated = scheme.shift_width ? scratch.d_interpolated.data() : d_ring;
+  if (scheme.sharpening)
+    d_emitted[scheme.sharpening_at()] =
+        sharpen_backward(emitted[scheme.sharpening_at()], traces + (scheme.key ? 2 * slots : 0), weights, d_weights,
+                         d_ring + half, slots);
+  else
+    std::copy_n(d_weights, slots, d_ring + half);
   if (scheme.shift_width) {
-    T* ring = scratch.interpolated.data();
     interpolate(scheme, emitted, content, previous, ring + half, slots);
     continue_ring(ring, slots, half);
-    continue_ring(d_shifted - half, slots, half);
-    std::fill_n(d_interpolated, slots, T(0));
-    for (int64_t j = 0; j < scheme.shift_width; j++) {
-      d_emitted[scheme.shift_at() + j] = dot(d_shifted, ring + 2 * half - j, slots);
-      add_scaled(d_interpolated, d_shifted - half + j, emitted[scheme.shift_at() + j], slots);
-    }
-  } else {
-    std::copy_n(d_shifted, slots, d_interpolated);
+    shift_backward(scheme, emitted + scheme.shift_at(), ring, d_ring, d_emitted + scheme.shift_at(), d_interpolated,
+                   slots);
   }
   if (!scheme.key) {
     std::copy_n(d_interpolated, slots, d_previous);
     return T(0);
   }
   const T gate = scheme.gate ? emitted[scheme.gate_at()] : T(1);
+  const T strength = scheme.strength ? emitted[scheme.strength_at()] : T(1);
   const T d_gate_content = dot(d_interpolated, content, slots), mean = gate * d_gate_content;
   if (scheme.gate) d_emitted[scheme.gate_at()] = d_gate_content - dot(d_interpolated, previous, slots);
-  const T* MEMNETS_RESTRICT similarity = traces;
-  const T strength = scheme.strength ? emitted[scheme.strength_at()] : T(1);
-  MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) {
-    d_previous[n] = (T(1) - gate) * d_interpolated[n];
-    d_dots[n] = content[n] * (gate * d_interpolated[n] - mean);  // of the softmax's scores, so far
-  }
-  const T d_strength = dot(d_dots, similarity, slots);
-  if (scheme.strength) d_emitted[scheme.strength_at()] = d_strength;
-  if (!scheme.cosine) {
-    MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) d_dots[n] *= strength;
-    return T(0);
-  }
-  const T squared = T(1) / (dot(emitted, emitted, scheme.word) + T(NORM_EPSILON));
+  const T squared = scheme.cosine ? T(1) / (dot(emitted, emitted, scheme.word) + T(NORM_EPSILON)) : T(1);
   const T key_norm = std::sqrt(squared);
-  MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) {
-    const T d_cosine = strength * d_dots[n], inverse = inverse_norms[n];
-    d_norms[n] += d_cosine * similarity[n] * inverse * inverse;
-    d_dots[n] = d_cosine * key_norm * inverse;
-  }
-  return strength * d_strength * squared;
+  Vector<T> d_strengths = {};
+  each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+    const Vector<T> d_mixed = lanes.load(d_interpolated + n), alike = lanes.load(similarity + n);
+    const Vector<T> d_score = lanes.load(content + n) * (gate * d_mixed - mean), d_alike = strength * d_score;
+    lanes.store(d_previous + n, (1 - gate) * d_mixed);
+    d_strengths += d_score * alike;
+    if (scheme.cosine) {
+      const Vector<T> inverse = lanes.load(inverse_norms + n);
+      lanes.store(d_norms + n, lanes.load(d_norms + n) + d_alike * alike * inverse * inverse);
+      lanes.store(d_dots + n, d_alike * key_norm * inverse);
+    } else {
+      lanes.store(d_dots + n, d_alike);
+    }
+  });
+  const T d_strength = sum_of<T>(d_strengths);
+  if (scheme.strength) d_emitted[scheme.strength_at()] = d_strength;
+  return scheme.cosine ? strength * d_strength * squared : T(0);
 }
 
 }  // namespace memnets

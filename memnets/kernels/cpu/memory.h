@@ -1,18 +1,15 @@
 // Reading from and writing to one sequence's memory (NTM paper, equations 2 to 4).
 //
-// Here a memory lies word by word, M[word][slots], so that every inner loop runs over slots.
+// Here a memory lies word by word, M[word][slots], so that every inner loop runs over slots. Loops take a few words at a
+// time: their sums over slots, and the slots' sums over them, then stay in registers.
 #pragma once
+
+#include <algorithm>
 
 #include "matrix.h"
 #include "vector_math.h"
 
 namespace memnets {
-
-// Have `size` numbers brought near, to be written soon.
-template <class T>
-inline void fetch(const T* start, int64_t size) {
-  for (int64_t i = 0; i < size; i += 64 / sizeof(T)) __builtin_prefetch(start + i, 1);
-}
 
 struct MemorySizes {
   int64_t slots, word, read_heads, write_heads;
@@ -22,23 +19,39 @@ struct MemorySizes {
 template <class T>
 inline void inverse_norms(const T* MEMNETS_RESTRICT memory, T* MEMNETS_RESTRICT result, int64_t slots, int64_t word,
                           T epsilon) {
-  constexpr int64_t block = 4 * Vector<T>::width;
-  for (int64_t first = 0; first < slots; first += block) {
-    const int64_t size = std::min(block, slots - first);
-    T sums[block] = {};
-    if (size == block) {  // a constant length: the sums stay in registers
-      for (int64_t w = 0; w < word; w++) {
-        const T* MEMNETS_RESTRICT row = memory + w * slots + first;
-        MEMNETS_SIMD for (int64_t n = 0; n < block; n++) sums[n] += row[n] * row[n];
+  constexpr int64_t BLOCK = 4 * WIDTH<T>;
+  int64_t first = 0;
+  for (; first + BLOCK <= slots; first += BLOCK) {
+    Vector<T> sums[4] = {};
+    for (int64_t w = 0; w < word; w++)
+      for (int j = 0; j < 4; j++) {
+        const Vector<T> row = load<T>(memory + w * slots + first + j * WIDTH<T>);
+        sums[j] += row * row;
       }
-    } else {
-      for (int64_t w = 0; w < word; w++) {
-        const T* MEMNETS_RESTRICT row = memory + w * slots + first;
-        MEMNETS_SIMD for (int64_t n = 0; n < size; n++) sums[n] += row[n] * row[n];
-      }
-    }
-    MEMNETS_SIMD for (int64_t n = 0; n < size; n++) result[first + n] = T(1) / std::sqrt(sums[n] + epsilon);
+    for (int j = 0; j < 4; j++) store<T>(result + first + j * WIDTH<T>, inverse_root(sums[j] + epsilon));
   }
+  each<T>(slots - first, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+    Vector<T> sum = {};
+    for (int64_t w = 0; w < word; w++) {
+      const Vector<T> row = lanes.load(memory + w * slots + first + n);
+      sum += row * row;
+    }
+    lanes.store(result + first + n, inverse_root(sum + epsilon));
+  });
+}
+
+// r = sum_n w(n) M(n) (equation 2).
+template <class T>
+inline void read(const T* MEMNETS_RESTRICT memory, const T* MEMNETS_RESTRICT weights, T* MEMNETS_RESTRICT vector,
+                 int64_t slots, int64_t word) {
+  each_block(word, [&](auto block, int64_t w) MEMNETS_INLINE {
+    Vector<T> sums[block] = {};
+    each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+      const Vector<T> weight = lanes.load(weights + n);
+      repeat(block, [&](auto j) MEMNETS_INLINE { sums[j] += weight * lanes.load(memory + (w + j) * slots + n); });
+    });
+    repeat(block, [&](auto j) MEMNETS_INLINE { vector[w + j] = sum_of<T>(sums[j]); });
+  });
 }
 
 // keep(n) = prod_h (1 - w_h(n) erase_h) over the write heads but `without` (-1: all), for one component of the words.
@@ -48,114 +61,150 @@ inline void kept(const T* weights, const T* erase, T* MEMNETS_RESTRICT keep, con
   std::fill_n(keep, sizes.slots, T(1));
   for (int64_t h = 0; h < sizes.write_heads; h++) {
     if (h == without) continue;
-    const T* MEMNETS_RESTRICT head = weights + h * sizes.slots;
+    const T* head = weights + h * sizes.slots;
     const T factor = erase[h * sizes.word + w];
-    MEMNETS_SIMD for (int64_t n = 0; n < sizes.slots; n++) keep[n] *= T(1) - head[n] * factor;
+    each<T>(sizes.slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+      lanes.store(keep + n, lanes.load(keep + n) * (1 - lanes.load(head + n) * factor));
+    });
   }
 }
 
-// r_h = sum_n w_h(n) M(n) (equation 2), then M'(n) = M(n) prod_h (1 - w_h(n) erase_h) + sum_h w_h(n) add_h (3 and 4).
+// M'(n) = M(n) prod_h (1 - w_h(n) erase_h) + sum_h w_h(n) add_h (equations 3 and 4).
 //
-// `reads` [read_heads word]; `erase` and `add` [write_heads word]; `scratch` [slots].
+// `weights` [heads slots]; `erase` and `add` [heads word]; `scratch` [slots].
 template <class T>
-inline void read_and_write(const T* MEMNETS_RESTRICT memory, const T* read_weights,
-                           const T* MEMNETS_RESTRICT write_weights, const T* erase, const T* add,
-                           T* MEMNETS_RESTRICT reads, T* MEMNETS_RESTRICT next, T* MEMNETS_RESTRICT scratch,
+inline void write(const T* MEMNETS_RESTRICT memory, const T* MEMNETS_RESTRICT weights, const T* erase, const T* add,
+                  T* MEMNETS_RESTRICT next, T* MEMNETS_RESTRICT scratch, const MemorySizes& sizes) {
+  const int64_t slots = sizes.slots;
+  if (sizes.write_heads == 1) {
+    each_block(sizes.word, [&](auto block, int64_t w) MEMNETS_INLINE {
+      each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+        const Vector<T> weight = lanes.load(weights + n);
+        repeat(block, [&](auto j) MEMNETS_INLINE {
+          const Vector<T> row = lanes.load(memory + (w + j) * slots + n);
+          lanes.store(next + (w + j) * slots + n, row + weight * (add[w + j] - erase[w + j] * row));
+        });
+      });
+    });
+    return;
+  }
+  for (int64_t w = 0; w < sizes.word; w++) {
+    const T* row = memory + w * slots;
+    kept(weights, erase, scratch, sizes, w);
+    each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+      Vector<T> after = lanes.load(row + n) * lanes.load(scratch + n);
+      for (int64_t h = 0; h < sizes.write_heads; h++) after += add[h * sizes.word + w] * lanes.load(weights + h * slots + n);
+      lanes.store(next + w * slots + n, after);
+    });
+  }
+}
+
+// Gradient of one write head's weights (added to), of what it erases and of what it adds, from that of the new memory.
+//
+// `scratch` [slots]: needed if there are other write heads, whose erasures lie between.
+template <class T>
+inline void write_backward(const T* MEMNETS_RESTRICT memory, const T* MEMNETS_RESTRICT d_next, const T* weights,
+                           const T* all_erase, const T* add, int64_t head, T* MEMNETS_RESTRICT d_weights,
+                           T* MEMNETS_RESTRICT d_erase, T* MEMNETS_RESTRICT d_add, T* MEMNETS_RESTRICT scratch,
                            const MemorySizes& sizes) {
   const int64_t slots = sizes.slots;
-  for (int64_t w = 0; w < sizes.word; w++) {
-    const T* MEMNETS_RESTRICT row = memory + w * slots;
-    T* MEMNETS_RESTRICT after = next + w * slots;
-    for (int64_t h = 0; h < sizes.read_heads; h++) reads[h * sizes.word + w] = dot(read_weights + h * slots, row, slots);
-    if (sizes.write_heads == 1) {
-      const T erased = erase[w], added = add[w];
-      MEMNETS_SIMD for (int64_t n = 0; n < slots; n++)
-        after[n] = row[n] + write_weights[n] * (added - erased * row[n]);
-      continue;
+  const T *mine = weights + head * slots, *erase = all_erase + head * sizes.word;
+  const auto accumulate = [&](auto block, int64_t w, auto kept_by_others) MEMNETS_INLINE {
+    Vector<T> erased[block] = {}, added[block] = {};
+    each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+      const Vector<T> weight = lanes.load(mine + n);
+      Vector<T> d_weight = lanes.load(d_weights + n);
+      repeat(block, [&](auto j) MEMNETS_INLINE {
+        const Vector<T> d_row = lanes.load(d_next + (w + j) * slots + n);
+        const Vector<T> d_keep = d_row * kept_by_others(lanes.load(memory + (w + j) * slots + n), n, lanes);
+        d_weight += add[w + j] * d_row - erase[w + j] * d_keep;
+        erased[j] += weight * d_keep;
+        added[j] += weight * d_row;
+      });
+      lanes.store(d_weights + n, d_weight);
+    });
+    repeat(block, [&](auto j) MEMNETS_INLINE { d_erase[w + j] = -sum_of<T>(erased[j]), d_add[w + j] = sum_of<T>(added[j]); });
+  };
+  if (sizes.write_heads == 1)
+    each_block(sizes.word, [&](auto block, int64_t w) MEMNETS_INLINE {
+      accumulate(block, w, [](Vector<T> row, int64_t, auto) MEMNETS_INLINE { return row; });
+    });
+  else
+    for (int64_t w = 0; w < sizes.word; w++) {
+      kept(weights, all_erase, scratch, sizes, w, head);
+      accumulate(std::integral_constant<int, 1>{}, w,
+                 [&](Vector<T> row, int64_t n, auto lanes) MEMNETS_INLINE { return row * lanes.load(scratch + n); });
     }
-    kept(write_weights, erase, scratch, sizes, w);
-    MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) after[n] = row[n] * scratch[n];
-    for (int64_t h = 0; h < sizes.write_heads; h++)
-      add_scaled(after, write_weights + h * slots, add[h * sizes.word + w], slots);
+}
+
+// The memory's gradient through the step's own write: `d_memory` is that of the new memory, then that of the old one.
+template <class T>
+inline void keep_backward(T* MEMNETS_RESTRICT d_memory, const T* weights, const T* erase, T* MEMNETS_RESTRICT scratch,
+                          const MemorySizes& sizes) {
+  for (int64_t w = 0; w < sizes.word; w++) {
+    T* d_row = d_memory + w * sizes.slots;
+    kept(weights, erase, scratch, sizes, w);
+    each<T>(sizes.slots, [&](int64_t n, auto lanes) MEMNETS_INLINE { lanes.store(d_row + n, lanes.load(d_row + n) * lanes.load(scratch + n)); });
   }
 }
 
-// First half of the gradient of `read_and_write`: of the weights and of what was erased and added.
-//
-// `upcoming` is the memory that will be needed next: it is fetched meanwhile.
-// `d_next` is the gradient of the new memory, `d_reads` that of the read vectors. `d_read_weights` and
-// `d_write_weights` grow; `d_erase` and `d_add` are set.
+// Grow `d_memory` by what reading gives it, sum_h w_h(n) d_read_h.
 template <class T>
-inline void access_backward(const T* MEMNETS_RESTRICT memory, const T* upcoming, const T* MEMNETS_RESTRICT d_next,
-                            const T* MEMNETS_RESTRICT d_reads, const T* MEMNETS_RESTRICT write_weights, const T* erase,
-                            const T* add, T* MEMNETS_RESTRICT d_read_weights, T* MEMNETS_RESTRICT d_write_weights,
-                            T* MEMNETS_RESTRICT d_erase, T* MEMNETS_RESTRICT d_add, T* MEMNETS_RESTRICT scratch,
-                            const MemorySizes& sizes) {
+inline void read_backward(T* MEMNETS_RESTRICT d_memory, const T* weights, const T* d_reads, const MemorySizes& sizes) {
+  for (int64_t h = 0; h < sizes.read_heads; h++)
+    for (int64_t w = 0; w < sizes.word; w++)
+      add_scaled(d_memory + w * sizes.slots, weights + h * sizes.slots, d_reads[h * sizes.word + w], sizes.slots);
+}
+
+// Grow `d_memory` and the keys' gradients by what similarity gives them. `keys` and `d_keys`: a head's, `stride` apart;
+// `d_dots` [heads slots] and `d_norms` [slots] come from `address_backward`.
+template <class T>
+inline void similarity_backward(const T* MEMNETS_RESTRICT memory, T* MEMNETS_RESTRICT d_memory, const T* keys, T* d_keys,
+                                int64_t stride, const T* d_dots, const T* d_norms, const MemorySizes& sizes) {
   const int64_t slots = sizes.slots;
-  multiply_add<T>({d_reads, sizes.word}, {memory, slots}, {d_read_weights, slots}, sizes.read_heads, sizes.word, slots);
-  for (int64_t w = 0; w < sizes.word; w++) {
-    const T* MEMNETS_RESTRICT row = memory + w * slots;
-    const T* MEMNETS_RESTRICT d_row = d_next + w * slots;
-    for (int64_t n = 0; n < slots; n += 64 / sizeof(T)) __builtin_prefetch(upcoming + w * slots + n);
-    for (int64_t h = 0; h < sizes.write_heads; h++) {
-      const int64_t i = h * sizes.word + w;
-      const T erased = erase[i], added = add[i];
-      const T* MEMNETS_RESTRICT head = write_weights + h * slots;
-      T* MEMNETS_RESTRICT d_head = d_write_weights + h * slots;
-      if (sizes.write_heads == 1) {
-        MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) {
-          scratch[n] = d_row[n] * row[n];
-          d_head[n] += added * d_row[n] - erased * scratch[n];
-        }
-      } else {
-        kept(write_weights, erase, scratch, sizes, w, h);
-        MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) {
-          scratch[n] *= d_row[n] * row[n];
-          d_head[n] += added * d_row[n] - erased * scratch[n];
-        }
-      }
-      d_erase[i] = -dot(head, scratch, slots);
-      d_add[i] = dot(head, d_row, slots);
-    }
-  }
+  for (int64_t h = 0; h < sizes.read_heads + sizes.write_heads; h++)
+    each_block(sizes.word, [&](auto block, int64_t w) MEMNETS_INLINE {
+      const T *key = keys + h * stride + w, *d_dot = d_dots + h * slots;
+      Vector<T> sums[block] = {};
+      each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+        const Vector<T> change = lanes.load(d_dot + n), norm = h ? Vector<T>{} : lanes.load(d_norms + n);
+        repeat(block, [&](auto j) MEMNETS_INLINE {
+          const Vector<T> row = lanes.load(memory + (w + j) * slots + n);
+          T* d_row = d_memory + (w + j) * slots + n;
+          lanes.store(d_row, lanes.load(d_row) + key[j] * change - norm * row);
+          sums[j] += change * row;
+        });
+      });
+      repeat(block, [&](auto j) MEMNETS_INLINE { d_keys[h * stride + w + j] += sum_of<T>(sums[j]); });
+    });
 }
 
-// Second half, once addressing has had its gradient: of the memory before the step (in place of `d_memory`, that of the
-// memory after it), and of the keys (`d_keys[h]`, one per head, each of `word` numbers; added to).
-//
-// `d_dots` [heads slots] and `d_norms` [slots] come from `address_backward`; with no keys (`keys` null) they are unread.
+// All three of these in one pass, for the usual heads: one that reads and one that writes, both with keys.
 template <class T>
-inline void memory_backward(const T* MEMNETS_RESTRICT memory, T* MEMNETS_RESTRICT d_memory, const T* d_reads,
-                            const T* MEMNETS_RESTRICT read_weights, const T* MEMNETS_RESTRICT write_weights, const T* erase, const T* keys,
-                            int64_t key_stride, const T* d_dots, const T* MEMNETS_RESTRICT d_norms, T* d_keys,
-                            T* MEMNETS_RESTRICT scratch, const MemorySizes& sizes) {
-  const int64_t slots = sizes.slots, heads = sizes.read_heads + sizes.write_heads;
-  for (int64_t w = 0; w < sizes.word; w++) {
-    const T* MEMNETS_RESTRICT row = memory + w * slots;
-    T* MEMNETS_RESTRICT d_row = d_memory + w * slots;
-    if (sizes.write_heads == 1 && sizes.read_heads == 1 && keys) {  // the usual heads, in one pass
-      const T erased = erase[w], d_read = d_reads[w], key = keys[w], write_key = keys[key_stride + w];
-      const T *MEMNETS_RESTRICT d_dot = d_dots, *MEMNETS_RESTRICT d_write_dot = d_dots + slots;
-      MEMNETS_SIMD for (int64_t n = 0; n < slots; n++)
-        d_row[n] = d_row[n] * (T(1) - erased * write_weights[n]) - d_norms[n] * row[n] + d_read * read_weights[n] +
-                   key * d_dot[n] + write_key * d_write_dot[n];
-      d_keys[w] += dot(d_dot, row, slots);
-      d_keys[key_stride + w] += dot(d_write_dot, row, slots);
-      continue;
-    }
-    kept(write_weights, erase, scratch, sizes, w);
-    if (keys)
-      MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) d_row[n] = d_row[n] * scratch[n] - d_norms[n] * row[n];
-    else
-      MEMNETS_SIMD for (int64_t n = 0; n < slots; n++) d_row[n] *= scratch[n];
-    for (int64_t h = 0; h < sizes.read_heads; h++)
-      add_scaled(d_row, read_weights + h * slots, d_reads[h * sizes.word + w], slots);
-    for (int64_t h = 0; keys && h < heads; h++) {
-      const T* MEMNETS_RESTRICT d_dot = d_dots + h * slots;
-      add_scaled(d_row, d_dot, keys[h * key_stride + w], slots);
-      d_keys[h * key_stride + w] += dot(d_dot, row, slots);
-    }
-  }
+inline void memory_backward(const T* MEMNETS_RESTRICT memory, T* MEMNETS_RESTRICT d_memory, const T* read_weights,
+                            const T* write_weights, const T* d_read, const T* erase, const T* keys, T* d_keys,
+                            int64_t stride, const T* d_dots, const T* d_norms, const MemorySizes& sizes) {
+  const int64_t slots = sizes.slots;
+  each_block(sizes.word, [&](auto block, int64_t w) MEMNETS_INLINE {
+    Vector<T> read_sums[block] = {}, write_sums[block] = {};
+    each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+      const Vector<T> reading = lanes.load(read_weights + n), writing = lanes.load(write_weights + n);
+      const Vector<T> read_change = lanes.load(d_dots + n), write_change = lanes.load(d_dots + slots + n);
+      const Vector<T> norm = lanes.load(d_norms + n);
+      repeat(block, [&](auto j) MEMNETS_INLINE {
+        const Vector<T> row = lanes.load(memory + (w + j) * slots + n);
+        T* d_row = d_memory + (w + j) * slots + n;
+        lanes.store(d_row, lanes.load(d_row) * (1 - erase[w + j] * writing) + d_read[w + j] * reading +
+                               keys[w + j] * read_change + keys[stride + w + j] * write_change - norm * row);
+        read_sums[j] += read_change * row;
+        write_sums[j] += write_change * row;
+      });
+    });
+    repeat(block, [&](auto j) MEMNETS_INLINE {
+      d_keys[w + j] += sum_of<T>(read_sums[j]);
+      d_keys[stride + w + j] += sum_of<T>(write_sums[j]);
+    });
+  });
 }
 
 }  // namespace memnets

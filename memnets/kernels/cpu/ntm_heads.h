@@ -30,6 +30,12 @@ struct Trace {
   explicit Trace(const at::Tensor& tensor)
       : start(tensor.data_ptr<T>()), rows(tensor.size(1)), size(tensor.numel() / (tensor.size(0) * tensor.size(1))) {}
   T* at(int64_t sequence, int64_t step) const { return start + (sequence * rows + step % rows) * size; }
+  // Have a step brought near: it is needed when the other sequences have had theirs.
+  void fetch(int64_t sequence, int64_t step) const {
+    if (step < 0 || step >= rows) return;
+    const T* from = at(sequence, step);
+    for (int64_t i = 0; i < size; i += 64 / sizeof(T)) __builtin_prefetch(from + i, 0, 2);
+  }
   T* start;
   int64_t rows, size;
 };
@@ -65,7 +71,8 @@ struct HeadsForward {
     const T* memory = memories.at(sequence, t);
     T* norms = inverse.at(sequence, t);
     T* next_weights = weights.at(sequence, t + 1);
-    fetch(memories.at(sequence, t + 1), slots * sizes.memory.word);
+    memories.fetch(sequence, t + 2), weights.fetch(sequence, t + 2);
+    emitted.fetch(sequence, t + 1), traces.fetch(sequence, t + 1), inverse.fetch(sequence, t + 1);
     activate(raw, sent);
     if (sizes.scheme.cosine) inverse_norms(memory, norms, slots, sizes.memory.word, T(NORM_EPSILON));
     if (sizes.scheme.key) {
@@ -76,15 +83,22 @@ struct HeadsForward {
       address(sizes.scheme, sent + h * sizes.scheme.size(), dots.data() + h * slots, norms,
               weights.at(sequence, t) + h * slots, traces.at(sequence, t) + h * num_traces * slots,
               next_weights + h * slots, scratch, slots);
-    read_and_write(memory, next_weights, next_weights + sizes.memory.read_heads * slots, sent + sizes.erase_at(),
-                   sent + sizes.add_at(), reads, memories.at(sequence, t + 1), keep.data(), sizes.memory);
+    for (int64_t h = 0; h < sizes.memory.read_heads; h++)
+      read(memory, next_weights + h * slots, reads + h * sizes.memory.word, slots, sizes.memory.word);
+    write(memory, next_weights + sizes.memory.read_heads * slots, sent + sizes.erase_at(), sent + sizes.add_at(),
+          memories.at(sequence, t + 1), keep.data(), sizes.memory);
   }
 
   void activate(const T* MEMNETS_RESTRICT raw, T* MEMNETS_RESTRICT sent) const {
     for (int64_t h = 0; h < sizes.heads(); h++)
       emit(sizes.scheme, raw + h * sizes.scheme.size(), sent + h * sizes.scheme.size());
-    MEMNETS_SIMD for (int64_t i = sizes.erase_at(); i < sizes.add_at(); i++) sent[i] = sigmoid(raw[i]);
-    MEMNETS_SIMD for (int64_t i = sizes.add_at(); i < sizes.interface; i++) sent[i] = hyperbolic_tangent(raw[i]);
+    const int64_t size = sizes.add_at() - sizes.erase_at();
+    const T *raw_erase = raw + sizes.erase_at(), *raw_add = raw + sizes.add_at();
+    T *erase = sent + sizes.erase_at(), *add = sent + sizes.add_at();
+    each<T>(size, [&](int64_t i, auto lanes) MEMNETS_INLINE {
+      lanes.store(erase + i, sigmoid(lanes.load(raw_erase + i)));
+      lanes.store(add + i, hyperbolic_tangent(lanes.load(raw_add + i)));
+    });
   }
 };
 
@@ -102,19 +116,22 @@ struct HeadsBackward {
         d_head_weights(sizes.heads() * sizes.memory.slots), d_dots(sizes.heads() * sizes.memory.slots),
         d_norms(sizes.memory.slots), d_emitted(sizes.interface), keep(sizes.memory.slots) {}
 
-  void step(int64_t sequence, int64_t t, int64_t next_sequence, int64_t next_step, const T* d_reads, T* d_memory,
-            T* d_weights, T* d_raw) {
-    const int64_t slots = sizes.memory.slots, heads = sizes.heads(), read_slots = sizes.memory.read_heads * slots;
+  void step(int64_t sequence, int64_t t, const T* d_reads, T* d_memory, T* d_weights, T* d_raw) {
+    const int64_t slots = sizes.memory.slots, word = sizes.memory.word, heads = sizes.heads();
+    const int64_t reads = sizes.memory.read_heads, writes = sizes.memory.write_heads;
     const int64_t num_traces = sizes.scheme.num_traces(), size = sizes.scheme.size();
     const T *sent = emitted.at(sequence, t), *memory = memories.at(sequence, t);
     const T *used = weights.at(sequence, t + 1), *previous = weights.at(sequence, t);
-    const T* erase = sent + sizes.erase_at();
-    const T* upcoming = memories.at(next_sequence, next_step);  // of no use to this step, but on its way by the next
+    const T *erase = sent + sizes.erase_at(), *add = sent + sizes.add_at();
+    memories.fetch(sequence, t - 1), weights.fetch(sequence, t - 1);
+    emitted.fetch(sequence, t - 1), traces.fetch(sequence, t - 1), inverse.fetch(sequence, t - 1);
     T* d_used = d_head_weights.data();
     T* d_sent = d_emitted.data();
     std::copy_n(d_weights, heads * slots, d_used);
-    access_backward(memory, upcoming, d_memory, d_reads, used + read_slots, erase, sent + sizes.add_at(), d_used,
-                    d_used + read_slots, d_sent + sizes.erase_at(), d_sent + sizes.add_at(), keep.data(), sizes.memory);
+    multiply_add<T>({d_reads, word}, {memory, slots}, {d_used, slots}, reads, word, slots);
+    for (int64_t h = 0; h < writes; h++)
+      write_backward(memory, d_memory, used + reads * slots, erase, add + h * word, h, d_used + (reads + h) * slots,
+                     d_sent + sizes.erase_at() + h * word, d_sent + sizes.add_at() + h * word, keep.data(), sizes.memory);
     std::fill(d_norms.begin(), d_norms.end(), T(0));
     for (int64_t h = 0; h < heads; h++) {
       const T* head = sent + h * size;
@@ -123,10 +140,17 @@ struct HeadsBackward {
           sizes.scheme, head, inverse.at(sequence, t), previous + h * slots,
           traces.at(sequence, t) + h * num_traces * slots, used + h * slots, d_used + h * slots, d_weights + h * slots,
           d_head, d_dots.data() + h * slots, d_norms.data(), scratch, slots);
-      for (int64_t w = 0; sizes.scheme.key && w < sizes.memory.word; w++) d_head[w] = -d_key_norm * head[w];
+      for (int64_t w = 0; sizes.scheme.key && w < word; w++) d_head[w] = -d_key_norm * head[w];
     }
-    memory_backward(memory, d_memory, d_reads, used, used + read_slots, erase, sizes.scheme.key ? sent : nullptr, size,
-                    d_dots.data(), d_norms.data(), d_sent, keep.data(), sizes.memory);
+    if (reads == 1 && writes == 1 && sizes.scheme.key) {
+      memory_backward(memory, d_memory, used, used + slots, d_reads, erase, sent, d_sent, size, d_dots.data(),
+                      d_norms.data(), sizes.memory);
+    } else {
+      keep_backward(d_memory, used + reads * slots, erase, keep.data(), sizes.memory);
+      read_backward(d_memory, used, d_reads, sizes.memory);
+      if (sizes.scheme.key)
+        similarity_backward(memory, d_memory, sent, d_sent, size, d_dots.data(), d_norms.data(), sizes.memory);
+    }
     activate_backward(sent, d_sent, d_raw);
   }
 
@@ -136,10 +160,12 @@ struct HeadsBackward {
       const int64_t first = h * sizes.scheme.size();
       emit_backward(sizes.scheme, sent + first, d_sent + first, d_raw + first);
     }
-    MEMNETS_SIMD for (int64_t i = sizes.erase_at(); i < sizes.add_at(); i++)
-      d_raw[i] = d_sent[i] * sent[i] * (T(1) - sent[i]);
-    MEMNETS_SIMD for (int64_t i = sizes.add_at(); i < sizes.interface; i++)
-      d_raw[i] = d_sent[i] * (T(1) - sent[i] * sent[i]);
+    const int64_t erase_at = sizes.erase_at(), add_at = sizes.add_at();
+    each<T>(add_at - erase_at, [&](int64_t i, auto lanes) MEMNETS_INLINE {
+      const Vector<T> erase = lanes.load(sent + erase_at + i), add = lanes.load(sent + add_at + i);
+      lanes.store(d_raw + erase_at + i, lanes.load(d_sent + erase_at + i) * erase * (1 - erase));
+      lanes.store(d_raw + add_at + i, lanes.load(d_sent + add_at + i) * (1 - add * add));
+    });
   }
 };
 

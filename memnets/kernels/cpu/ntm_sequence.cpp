@@ -12,7 +12,8 @@
 #include <tuple>
 #include <vector>
 
-#include "lstm.h"
+#include "arena.h"
+#include "controller.h"
 #include "matrix.h"
 #include "ntm_heads.h"
 
@@ -26,6 +27,24 @@ constexpr int64_t CHUNK = 24;  // most sequences of one matrix product: four til
 
 struct Weights {
   Tensor input, recurrent, bias, interface, interface_bias;  // recurrent undefined: feed-forward controller
+};
+
+// How many steps each sequence has: as many as there are inputs, if nothing else is said.
+struct Lengths {
+  Lengths(const MaybeTensor& given, const Sizes& sizes) : steps(sizes.steps) {
+    if (!given) return;
+    tensor = given->to(at::kLong).contiguous();
+    TORCH_CHECK(tensor.dim() == 1 && tensor.size(0) == sizes.batch, "ntm_sequence: a length per sequence is needed");
+    each = tensor.const_data_ptr<int64_t>();
+    for (int64_t b = 0; b < sizes.batch; b++)
+      TORCH_CHECK(each[b] >= 0 && each[b] <= steps, "ntm_sequence: a length of ", each[b], " with ", steps, " steps");
+  }
+  int64_t operator[](int64_t sequence) const { return each ? each[sequence] : steps; }
+  int64_t most(int64_t first, int64_t end) const { return each ? *std::max_element(each + first, each + end) : steps; }
+
+  Tensor tensor;
+  const int64_t* each = nullptr;
+  int64_t steps;
 };
 
 Sizes sizes_of(const Tensor& inputs, const Tensor& memory, const Tensor& read_weights, const Tensor& write_weights,
@@ -47,17 +66,19 @@ Sizes sizes_of(const Tensor& inputs, const Tensor& memory, const Tensor& read_we
   return sizes;
 }
 
-Saved allocate(const Sizes& sizes, const at::TensorOptions& options, bool keep) {
+// With lengths, what no step fills is 0.
+Saved allocate(const Sizes& sizes, const at::TensorOptions& options, bool keep, bool fill) {
+  const auto make = [&](at::IntArrayRef shape) { return fill ? at::zeros(shape, options) : Arena::make(shape, options); };
   const int64_t states = keep ? sizes.steps + 1 : 2, steps = keep ? sizes.steps : 1, batch = sizes.batch;
   const int64_t slots = sizes.memory.slots, hidden = sizes.lstm ? sizes.hidden : 0;
-  return {at::empty({batch, sizes.steps, sizes.features()}, options),
-          at::empty({batch, steps, 4 * hidden}, options),
-          at::empty({batch, states, hidden}, options),
-          at::empty({batch, steps, sizes.interface}, options),
-          at::empty({batch, states, sizes.memory.word, slots}, options),
-          at::empty({batch, states, sizes.heads(), slots}, options),
-          at::empty({batch, steps, sizes.heads(), sizes.scheme.num_traces(), slots}, options),
-          at::empty({batch, steps, sizes.scheme.cosine ? slots : 0}, options)};
+  return {make({batch, sizes.steps, sizes.features()}),
+          make({batch, steps, 4 * hidden}),
+          make({batch, states, hidden}),
+          make({batch, steps, sizes.interface}),
+          make({batch, states, sizes.memory.word, slots}),
+          make({batch, states, sizes.heads(), slots}),
+          make({batch, steps, sizes.heads(), sizes.scheme.num_traces(), slots}),
+          make({batch, steps, sizes.scheme.cosine ? slots : 0})};
 }
 
 // Zeros [rows columns] with rows padded to whole vectors.
@@ -115,13 +136,13 @@ Tensor initial_features(const MaybeTensor& hidden, const Tensor& read_vectors, c
   return at::cat({start, read_vectors.reshape({sizes.batch, sizes.reads()})}, 1);
 }
 
-// Call work(first, end) for chunks of the batch, shared out among threads.
+// Call work(first, end) for chunks of the batch: of about the same size, and as many for each thread.
 template <class Work>
 void for_chunks(int64_t batch, const Work& work) {
-  const int64_t threads = at::get_num_threads();
-  const int64_t chunk = std::min(CHUNK, (batch + threads - 1) / threads), count = (batch + chunk - 1) / chunk;
+  const int64_t threads = std::min<int64_t>(at::get_num_threads(), batch);
+  const int64_t rounds = (batch + threads * CHUNK - 1) / (threads * CHUNK), count = rounds * threads;
   at::parallel_for(0, count, 1, [&](int64_t from, int64_t to) {
-    for (int64_t i = from; i < to; i++) work(i * chunk, std::min(batch, (i + 1) * chunk));
+    for (int64_t i = from; i < to; i++) work(i * batch / count, (i + 1) * batch / count);
   });
 }
 
@@ -137,7 +158,7 @@ Rows<const T> constant(Rows<T> rows) {
 }
 
 template <class T>
-void run_forward(const Sizes& sizes, const Tensor& projected, const Tensor& start, const Tensor& recurrent,
+void run_forward(const Sizes& sizes, const Lengths& lengths, const Tensor& projected, const Tensor& start, const Tensor& recurrent,
                  const Tensor& interface, const Tensor& interface_bias, const Saved& saved) {
   const int64_t hidden = sizes.hidden, features = sizes.features();
   const T* bias = interface_bias.const_data_ptr<T>();
@@ -146,7 +167,7 @@ void run_forward(const Sizes& sizes, const Tensor& projected, const Tensor& star
     HeadsForward<T> heads(sizes, saved);
     std::vector<T> sums_space(rows * recurrent.size(1)), raw_space(rows * interface.size(1), T(0));
     const Rows<T> sums{sums_space.data(), recurrent.size(1)}, raw{raw_space.data(), interface.size(1)};
-    for (int64_t t = 0; t < sizes.steps; t++) {
+    for (int64_t t = 0, steps = lengths.most(first, end); t < steps; t++) {
       const Rows<T> now = step_rows<T>(saved.features, first, t), gates = step_rows<T>(saved.gates, first, t);
       const Rows<T> cell = step_rows<T>(saved.cells, first, t), next_cell = step_rows<T>(saved.cells, first, t + 1);
       const Rows<T> from_input = step_rows<T>(projected, first, t);
@@ -155,16 +176,16 @@ void run_forward(const Sizes& sizes, const Tensor& projected, const Tensor& star
       for (int64_t b = 0; b < rows; b++) std::copy_n(from_input.row(b), sizes.gates, sums.row(b));
       multiply_add(constant(before), rows_of<T>(recurrent), sums, rows, features, recurrent.size(1));
       for (int64_t b = 0; b < rows; b++) {
-        if (sizes.lstm) {
+        if (t >= lengths[first + b]) continue;
+        if (sizes.lstm)
           lstm_step(sums.row(b), cell.row(b), gates.row(b), next_cell.row(b), now.row(b), hidden);
-        } else {
-          T *from = sums.row(b), *into = now.row(b);
-          MEMNETS_SIMD for (int64_t j = 0; j < hidden; j++) into[j] = hyperbolic_tangent(from[j]);
-        }
+        else
+          tanh_step(sums.row(b), now.row(b), hidden);
         std::copy_n(bias, sizes.interface, raw.row(b));
       }
       multiply_add(constant(now), rows_of<T>(interface), raw, rows, hidden, interface.size(1));
-      for (int64_t b = 0; b < rows; b++) heads.step(first + b, t, raw.row(b), now.row(b) + hidden);
+      for (int64_t b = 0; b < rows; b++)
+        if (t < lengths[first + b]) heads.step(first + b, t, raw.row(b), now.row(b) + hidden);
     }
   });
 }
@@ -173,7 +194,7 @@ void run_forward(const Sizes& sizes, const Tensor& projected, const Tensor& star
 // and `d_cell` hold the gradients of the final state and then those of the initial one, `d_start` receives those of the
 // first features.
 template <class T>
-void run_backward(const Sizes& sizes, const Tensor& d_features, const Tensor& recurrent, const Tensor& interface,
+void run_backward(const Sizes& sizes, const Lengths& lengths, const Tensor& d_features, const Tensor& recurrent, const Tensor& interface,
                   const Saved& saved, const Tensor& d_gates, const Tensor& d_interface, const Tensor& d_memory,
                   const Tensor& d_weights, const Tensor& d_cell, const Tensor& d_start) {
   const int64_t hidden = sizes.hidden, features = sizes.features();
@@ -183,28 +204,27 @@ void run_backward(const Sizes& sizes, const Tensor& d_features, const Tensor& re
     HeadsBackward<T> heads(sizes, saved);
     std::vector<T> carry_space(rows * recurrent.size(1), T(0)), d_hidden_space(rows * interface.size(1), T(0));
     const Rows<T> carry{carry_space.data(), recurrent.size(1)}, d_hidden{d_hidden_space.data(), interface.size(1)};
-    for (int64_t t = sizes.steps - 1; t >= 0; t--) {
+    for (int64_t t = lengths.most(first, end) - 1; t >= 0; t--) {
       const Rows<T> d_raw = step_rows<T>(d_interface, first, t), d_sums = step_rows<T>(d_gates, first, t);
       const Rows<T> d_output = step_rows<T>(d_features, first, t), now = step_rows<T>(saved.features, first, t);
       const Rows<T> gates = step_rows<T>(saved.gates, first, t);
       const Rows<T> cell = step_rows<T>(saved.cells, first, t), next_cell = step_rows<T>(saved.cells, first, t + 1);
       for (int64_t b = 0; b < rows; b++) {
         const int64_t sequence = first + b;
+        if (t >= lengths[sequence]) continue;  // its gradients are still 0
         add_scaled(carry.row(b), d_output.row(b), T(1), features);
-        const bool last = b + 1 == rows;
-        heads.step(sequence, t, last ? first : sequence + 1, last ? std::max<int64_t>(t - 1, 0) : t, carry.row(b) + hidden, d_memory.data_ptr<T>() + sequence * memory_size,
+        heads.step(sequence, t, carry.row(b) + hidden, d_memory.data_ptr<T>() + sequence * memory_size,
                    d_weights.data_ptr<T>() + sequence * weights_size, d_raw.row(b));
         std::copy_n(carry.row(b), hidden, d_hidden.row(b));
       }
       multiply_add(constant(d_raw), rows_of<T>(interface), d_hidden, rows, sizes.interface, interface.size(1));
       for (int64_t b = 0; b < rows; b++) {
-        if (sizes.lstm) {
-          T* d_state = d_cell.data_ptr<T>() + (first + b) * hidden;
-          lstm_step_backward(gates.row(b), cell.row(b), next_cell.row(b), d_hidden.row(b), d_state, d_sums.row(b), hidden);
-        } else {
-          T *into = d_sums.row(b), *from = d_hidden.row(b), *output = now.row(b);
-          MEMNETS_SIMD for (int64_t j = 0; j < hidden; j++) into[j] = from[j] * (T(1) - output[j] * output[j]);
-        }
+        if (t >= lengths[first + b]) continue;
+        if (sizes.lstm)
+          lstm_step_backward(gates.row(b), cell.row(b), next_cell.row(b), d_hidden.row(b),
+                             d_cell.data_ptr<T>() + (first + b) * hidden, d_sums.row(b), hidden);
+        else
+          tanh_step_backward(now.row(b), d_hidden.row(b), d_sums.row(b), hidden);
       }
       std::fill(carry_space.begin(), carry_space.end(), T(0));
       multiply_add(constant(d_sums), rows_of<T>(recurrent), carry, rows, sizes.gates, recurrent.size(1));
@@ -217,7 +237,7 @@ void run_backward(const Sizes& sizes, const Tensor& d_features, const Tensor& re
 using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Forward forward(const Tensor& inputs, const Tensor& memory, const Tensor& read_weights, const Tensor& write_weights,
+Forward forward(const Tensor& inputs, const MaybeTensor& given_lengths, const Tensor& memory, const Tensor& read_weights, const Tensor& write_weights,
                 const Tensor& read_vectors, const MaybeTensor& hidden, const MaybeTensor& cell,
                 const Tensor& input_weight, const MaybeTensor& recurrent_weight, const Tensor& bias,
                 const Tensor& interface_weight, const Tensor& interface_bias, c10::string_view similarity,
@@ -226,7 +246,8 @@ Forward forward(const Tensor& inputs, const Tensor& memory, const Tensor& read_w
   const Sizes sizes = sizes_of(inputs, memory, read_weights, write_weights, weights, similarity, strength, gate,
                                shift_width, sharpening);
   const int64_t reads = sizes.memory.read_heads, writes = sizes.memory.write_heads;
-  const Saved saved = allocate(sizes, inputs.options(), keep);
+  const Lengths lengths(given_lengths, sizes);
+  const Saved saved = allocate(sizes, inputs.options(), keep, given_lengths.has_value());
   saved.memories.select(1, 0).copy_(memory.transpose(1, 2));
   saved.weights.select(1, 0).narrow(1, 0, reads).copy_(read_weights);
   saved.weights.select(1, 0).narrow(1, reads, writes).copy_(write_weights);
@@ -235,10 +256,13 @@ Forward forward(const Tensor& inputs, const Tensor& memory, const Tensor& read_w
                                .view({sizes.batch, sizes.steps, sizes.gates});
   const Tensor start = initial_features(hidden, read_vectors, sizes);
   AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "ntm_sequence", [&] {
-    run_forward<scalar_t>(sizes, projected, start, recurrence_transposed<scalar_t>(weights, sizes),
+    run_forward<scalar_t>(sizes, lengths, projected, start, recurrence_transposed<scalar_t>(weights, sizes),
                           interface_transposed<scalar_t>(weights, sizes), interface_bias.contiguous(), saved);
   });
-  const auto last = [&](const Tensor& states) { return states.select(1, sizes.steps % states.size(1)); };
+  const auto last = [&](const Tensor& states) {  // each sequence's state after its last step
+    if (!given_lengths) return states.select(1, sizes.steps % states.size(1));
+    return states.index({at::arange(sizes.batch, at::kLong), at::remainder(lengths.tensor, states.size(1))});
+  };
   const auto copy = [](const Tensor& view) { return view.clone(at::MemoryFormat::Contiguous); };
   return {saved.features, copy(last(saved.memories).transpose(1, 2)), copy(last(saved.weights).narrow(1, 0, reads)),
           copy(last(saved.weights).narrow(1, reads, writes)), copy(last(saved.cells)), saved.gates, saved.cells,
@@ -247,12 +271,12 @@ Forward forward(const Tensor& inputs, const Tensor& memory, const Tensor& read_w
 
 Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, const MaybeTensor& d_read_weights,
                   const MaybeTensor& d_write_weights, const MaybeTensor& d_cell, const Tensor& inputs,
-                  const Tensor& read_vectors, const MaybeTensor& hidden, const Tensor& input_weight,
+                  const MaybeTensor& given_lengths, const Tensor& read_vectors, const MaybeTensor& hidden, const Tensor& input_weight,
                   const MaybeTensor& recurrent_weight, const Tensor& bias, const Tensor& interface_weight,
                   const Tensor& interface_bias, const Tensor& features, const Tensor& gates, const Tensor& cells,
                   const Tensor& emitted, const Tensor& memories, const Tensor& weights_trace, const Tensor& traces,
                   const Tensor& inverse_norms, int64_t read_heads, c10::string_view similarity, bool strength,
-                  bool gate, int64_t shift_width, bool sharpening) {
+                  bool gate, int64_t shift_width, bool sharpening, bool wants_inputs) {
   const Weights weights{input_weight, recurrent_weight.value_or(Tensor()), bias, interface_weight, interface_bias};
   const int64_t write_heads = weights_trace.size(2) - read_heads;
   const Tensor first_weights = weights_trace.select(1, 0);
@@ -272,11 +296,15 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
   set(to_weights.narrow(1, read_heads, write_heads), d_write_weights);
   set(to_cell, d_cell);
   const Tensor d_output = d_features ? d_features->contiguous() : at::zeros_like(features);
-  const Tensor d_gates = at::empty({batch, sizes.steps, sizes.gates}, options);
-  const Tensor d_interface = at::empty({batch, sizes.steps, sizes.interface}, options);
+  const Lengths lengths(given_lengths, sizes);
+  const auto make = [&](at::IntArrayRef shape) { return given_lengths ? at::zeros(shape, options) : at::empty(shape, options); };
+  const Tensor d_gates = make({batch, sizes.steps, sizes.gates});
+  const Tensor d_interface = make({batch, sizes.steps, sizes.interface});
   const Tensor d_start = at::empty({batch, sizes.features()}, options);
   AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "ntm_sequence", [&] {
-    run_backward<scalar_t>(sizes, d_output, recurrence<scalar_t>(weights, sizes), interface<scalar_t>(weights, sizes), saved, d_gates, d_interface, to_memory, to_weights, to_cell, d_start);
+    run_backward<scalar_t>(sizes, lengths, d_output, recurrence<scalar_t>(weights, sizes),
+                           interface<scalar_t>(weights, sizes), saved, d_gates, d_interface, to_memory, to_weights,
+                           to_cell, d_start);
   });
   // What each step's gates saw: inputs, and the features of the step before.
   const Tensor start = initial_features(hidden, read_vectors, sizes).unsqueeze(1);
@@ -284,7 +312,9 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
   const Tensor seen = at::cat({inputs, before.narrow(2, sizes.hidden, sizes.reads()), before.narrow(2, 0, sizes.hidden)}, 2);
   const Tensor flat_gates = d_gates.view({-1, sizes.gates}), flat_interface = d_interface.view({-1, sizes.interface});
   const Tensor d_seen_weight = at::mm(flat_gates.t(), seen.flatten(0, 1));
-  const Tensor d_inputs = at::mm(flat_gates, input_weight.narrow(1, 0, sizes.input)).view(inputs.sizes());
+  const Tensor d_inputs = wants_inputs
+                              ? at::mm(flat_gates, input_weight.narrow(1, 0, sizes.input)).view(inputs.sizes())
+                              : at::empty({0, sizes.steps, sizes.input}, options);
   const Tensor d_interface_weight =
       at::mm(flat_interface.t(), features.view({-1, sizes.features()}).narrow(1, 0, sizes.hidden));
   const auto copy = [](const Tensor& view) { return view.clone(at::MemoryFormat::Contiguous); };
@@ -308,7 +338,7 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
 
 TORCH_LIBRARY_FRAGMENT(memnets, library) {
   library.def(
-      "ntm_sequence_forward(Tensor inputs, Tensor memory, Tensor read_weights, Tensor write_weights, "
+      "ntm_sequence_forward(Tensor inputs, Tensor? lengths, Tensor memory, Tensor read_weights, Tensor write_weights, "
       "Tensor read_vectors, Tensor? hidden, Tensor? cell, Tensor input_weight, Tensor? recurrent_weight, Tensor bias, "
       "Tensor interface_weight, Tensor interface_bias, str similarity, bool strength, bool gate, int shift_width, "
       "bool sharpening, bool keep) -> "
@@ -316,11 +346,11 @@ TORCH_LIBRARY_FRAGMENT(memnets, library) {
       {at::Tag::pt2_compliant_tag});
   library.def(
       "ntm_sequence_backward(Tensor? d_features, Tensor? d_memory, Tensor? d_read_weights, Tensor? d_write_weights, "
-      "Tensor? d_cell, Tensor inputs, Tensor read_vectors, Tensor? hidden, Tensor input_weight, "
+      "Tensor? d_cell, Tensor inputs, Tensor? lengths, Tensor read_vectors, Tensor? hidden, Tensor input_weight, "
       "Tensor? recurrent_weight, Tensor bias, Tensor interface_weight, Tensor interface_bias, Tensor features, "
       "Tensor gates, Tensor cells, Tensor emitted, Tensor memories, Tensor weights, Tensor traces, "
       "Tensor inverse_norms, int read_heads, str similarity, bool strength, bool gate, int shift_width, "
-      "bool sharpening) -> "
+      "bool sharpening, bool wants_inputs) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
       {at::Tag::pt2_compliant_tag});
 }

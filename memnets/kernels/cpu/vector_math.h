@@ -1,54 +1,91 @@
-// Elementary functions that compilers vectorise: no calls, no branches, NaN stays NaN.
+// Elementary functions of whole vectors: no calls, no branches, NaN stays NaN.
 //
-// float: range reduction and minimax polynomials (Cephes), within 2 units in the last place, so that nothing depends on
-// which vector mathematics library a system has, and -ffast-math (which would drop NaN) isn't needed.
+// float: range reduction and minimax polynomials (Cephes), within a few units in the last place, so that nothing depends
+// on which vector mathematics library a system has, and -ffast-math (which would drop NaN) isn't needed.
 // double: the standard library; it serves tests, where exactness counts and speed doesn't.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <cstring>
 
-#define MEMNETS_SIMD _Pragma("omp simd")
-#define MEMNETS_RESTRICT __restrict__
+#include "simd.h"
 
 namespace memnets {
 
-template <class To, class From>
-inline To bits_as(From value) {
-  static_assert(sizeof(To) == sizeof(From), "sizes differ");
-  To result;
-  std::memcpy(&result, &value, sizeof(To));
-  return result;
+template <class T, class Function>
+inline Vector<T> elementwise(Vector<T> x, const Function& function) {
+  for (int64_t i = 0; i < WIDTH<T>; i++) x[i] = function(x[i]);
+  return x;
 }
 
-// e^x; below the smallest normal number it stays there, above the largest it is infinite.
-inline float exponential(float x) {
-  const float clamped = x < -87.3f ? -87.3f : (x > 88.8f ? 88.8f : x);
-  const float whole = std::rint(clamped * 1.44269504088896341f);
-  const float rest = clamped - whole * 0.693359375f + whole * 2.12194440e-4f;  // log 2 in two parts
-  float series = 1.9875691500e-4f;
+using Floats = Vector<float>;
+using Doubles = Vector<double>;
+using Integers = Vector<int32_t>;
+
+// 1 / x for normal x.
+inline Doubles reciprocal(Doubles x) { return 1.0 / x; }
+inline Floats reciprocal(Floats x) {
+#if defined(__AVX512F__)
+  const Floats guess = _mm512_rcp14_ps(x);
+  return guess + guess * (1.0f - x * guess);  // a Newton step; a division takes four times as long
+#else
+  return 1.0f / x;
+#endif
+}
+
+// 1 / sqrt(x) for positive normal x.
+inline Doubles inverse_root(Doubles x) {
+  return 1.0 / elementwise<double>(x, [](double y) { return std::sqrt(y); });
+}
+inline Floats inverse_root(Floats x) {
+#if defined(__AVX512F__)
+  const Floats guess = _mm512_rsqrt14_ps(x);
+  return guess + guess * (0.5f - 0.5f * x * guess * guess);
+#else
+  return 1.0f / elementwise<float>(x, [](float y) { return std::sqrt(y); });
+#endif
+}
+
+// Numbers within bounds; the nearest integers; numbers times 2 to the power of integers.
+#if defined(__AVX512F__)
+inline Floats within(Floats x, float low, float high) {
+  return _mm512_min_ps(spread(high), _mm512_max_ps(spread(low), x));  // in this order NaN stays
+}
+inline Floats rounded(Floats x) { return _mm512_roundscale_ps(x, 0); }
+inline Floats times_power_of_two(Floats x, Floats power) { return _mm512_scalef_ps(x, power); }
+#else
+inline Floats within(Floats x, float low, float high) {
+  x = x < low ? spread(low) : x;
+  return x > high ? spread(high) : x;
+}
+inline Floats rounded(Floats x) { return (x + 12582912.0f) - 12582912.0f; }  // 1.5 * 2^23: fractions are rounded away
+inline Floats times_power_of_two(Floats x, Floats power) {
+  return x * (Floats)((__builtin_convertvector(power, Integers) + 127) << 23);
+}
+#endif
+
+// e^x, for x within the range of normal numbers and its nearest end beyond.
+inline Floats exponential(Floats x) {
+  x = within(x, -87.3f, 88.0f);
+  const Floats whole = rounded(x * 1.44269504088896341f);
+  const Floats rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;  // log 2 in two parts
+  Floats series = spread(1.9875691500e-4f);
   series = series * rest + 1.3981999507e-3f;
   series = series * rest + 8.3334519073e-3f;
   series = series * rest + 4.1665795894e-2f;
   series = series * rest + 1.6666665459e-1f;
   series = series * rest + 5.0000001201e-1f;
-  series = series * rest * rest + rest + 1.0f;
-  const int32_t exponent = static_cast<int32_t>(whole);
-  // In two factors: 2^128 alone is not a float.
-  const float low = bits_as<float>(((exponent >> 1) + 127) << 23);
-  const float high = bits_as<float>((exponent - (exponent >> 1) + 127) << 23);
-  return series * low * high;
+  return times_power_of_two(series * rest * rest + rest + 1.0f, whole);
 }
-inline double exponential(double x) { return std::exp(x); }
+inline Doubles exponential(Doubles x) {
+  return elementwise<double>(x, [](double y) { return std::exp(y); });
+}
 
 // log x for positive normal x.
-inline float logarithm(float x) {
-  const int32_t shifted = bits_as<int32_t>(x) - 0x3f3504f3;  // so that the mantissa lies in [sqrt 1/2, sqrt 2)
-  const float exponent = static_cast<float>(shifted >> 23);
-  const float f = bits_as<float>((shifted & 0x007fffff) + 0x3f3504f3) - 1.0f;
-  float series = 7.0376836292e-2f;
+inline Floats logarithm(Floats x) {
+  const Integers shifted = (Integers)x - 0x3f3504f3;  // so that the mantissa lies in [sqrt 1/2, sqrt 2)
+  const Floats exponent = __builtin_convertvector(shifted >> 23, Floats);
+  const Floats f = (Floats)((shifted & 0x007fffff) + 0x3f3504f3) - 1.0f;
+  Floats series = spread(7.0376836292e-2f);
   series = series * f - 1.1514610310e-1f;
   series = series * f + 1.1676998740e-1f;
   series = series * f - 1.2420140846e-1f;
@@ -57,47 +94,70 @@ inline float logarithm(float x) {
   series = series * f + 2.0000714765e-1f;
   series = series * f - 2.4999993993e-1f;
   series = series * f + 3.3333331174e-1f;
-  const float square = f * f;
-  const float tail = series * f * square - exponent * 2.12194440e-4f - 0.5f * square;
-  const float result = f + tail + exponent * 0.693359375f;
+  const Floats square = f * f;
+  const Floats tail = series * f * square - exponent * 2.12194440e-4f - 0.5f * square;
+  const Floats result = f + tail + exponent * 0.693359375f;
   return x == x ? result : x;
 }
-inline double logarithm(double x) { return std::log(x); }
+inline Doubles logarithm(Doubles x) {
+  return elementwise<double>(x, [](double y) { return std::log(y); });
+}
 
-inline float hyperbolic_tangent(float x) {
-  const float size = x < 0.0f ? -x : x;
-  const float square = x * x;
-  float series = -5.70498872745e-3f;
+inline Floats hyperbolic_tangent(Floats x) {
+  const Floats size = x < 0.0f ? -x : x, square = x * x;
+  Floats series = spread(-5.70498872745e-3f);
   series = series * square + 2.06390887954e-2f;
   series = series * square - 5.37397155531e-2f;
   series = series * square + 1.33314422036e-1f;
   series = series * square - 3.33332819422e-1f;
-  const float small = series * square * x + x;
-  const float positive = 1.0f - 2.0f / (exponential(2.0f * size) + 1.0f);
-  const float large = x < 0.0f ? -positive : positive;
+  const Floats small = series * square * x + x;
+  const Floats positive = 1.0f - 2.0f * reciprocal(exponential(2.0f * size) + 1.0f);
+  const Floats large = x < 0.0f ? -positive : positive;
   return size < 0.625f ? small : large;
 }
-inline double hyperbolic_tangent(double x) { return std::tanh(x); }
+inline Doubles hyperbolic_tangent(Doubles x) {
+  return elementwise<double>(x, [](double y) { return std::tanh(y); });
+}
 
-template <class T>
-inline T sigmoid(T x) {
-  return T(1) / (T(1) + exponential(-x));
+template <class V>
+inline V sigmoid(V x) {
+  return reciprocal(exponential(-x) + 1);
 }
 
 // log(1 + e^x), and its derivative from its value: 1 - e^-softplus(x).
-template <class T>
-inline T softplus(T x) {
-  return std::max(x, T(0)) + std::log1p(std::exp(-std::abs(x)));
+inline Doubles softplus(Doubles x) {
+  return elementwise<double>(x, [](double y) { return std::max(y, 0.0) + std::log1p(std::exp(-std::abs(y))); });
 }
-template <class T>
-inline T softplus_slope(T value) {
-  return -std::expm1(-value);
+inline Floats softplus(Floats x) {
+  const Floats small = exponential(x < 0.0f ? x : -x), one_more = 1.0f + small;
+  // log(1 + small), with what the sum 1 + small lost to rounding.
+  const Floats logarithm_of_sum = logarithm(one_more) + (small - (one_more - 1.0f)) * reciprocal(one_more);
+  return (x < 0.0f ? spread(0.0f) : x) + logarithm_of_sum;
+}
+inline Doubles softplus_slope(Doubles value) {
+  return elementwise<double>(value, [](double y) { return -std::expm1(-y); });
+}
+inline Floats softplus_slope(Floats value) {
+  const Floats series = value * (1.0f - value * (0.5f - value * (0.16666667f - value * 0.041666668f)));
+  return value < 0.05f ? series : 1.0f - exponential(-value);
 }
 
-// y += factor * x
+// The same functions of single numbers.
 template <class T>
-inline void add_scaled(T* MEMNETS_RESTRICT y, const T* MEMNETS_RESTRICT x, T factor, int64_t size) {
-  MEMNETS_SIMD for (int64_t i = 0; i < size; i++) y[i] += factor * x[i];
+inline T exponential_of(T x) {
+  return exponential(spread(x))[0];
+}
+template <class T>
+inline T sigmoid_of(T x) {
+  return sigmoid(spread(x))[0];
+}
+template <class T>
+inline T softplus_of(T x) {
+  return softplus(spread(x))[0];
+}
+template <class T>
+inline T softplus_slope_of(T value) {
+  return softplus_slope(spread(value))[0];
 }
 
 }  // namespace memnets

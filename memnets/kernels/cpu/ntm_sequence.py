@@ -1,0 +1,136 @@
+"""What torch is told about the C++ kernel of `ntm_sequence`: shapes of its results, its gradient, precisions."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+NUM_TENSORS = 13
+"""Inputs, lengths, six of the state, five of weights; then come the parts of addressing and whether to keep steps."""
+NUM_STATE = 5
+"""The first results are features and state, which have gradients; the others are kept for the backward pass."""
+
+Tensors = tuple[Tensor | None, ...]
+
+
+def run(given: Tensors, scheme: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """Features, and memory, read weights, write weights and cell after the last step; with gradients where wanted.
+
+    Args:
+        given: the tensors of the op in its order, of any floating dtypes.
+        scheme: similarity ("none" for none), strength, gate, shift width, sharpening.
+    """
+    dtypes = {tensor.dtype for tensor in _floating(given)}
+    if dtypes - {torch.float32} and dtypes - {torch.float64}:
+        return _run_wide(dtypes, given, scheme)
+    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in _floating(given))
+    if keep and not torch.compiler.is_compiling():
+        return _Sequence.apply(scheme, *given)
+    return torch.ops.memnets.ntm_sequence_forward(*given, *scheme, keep)[:NUM_STATE]
+
+
+def _floating(given: Tensors) -> list[Tensor]:
+    return [tensor for tensor in given if tensor is not None and tensor.is_floating_point()]
+
+
+def _run_wide(dtypes: set[torch.dtype], given: Tensors, scheme: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """Compute in float32 at least and in one precision; the results have the widest of the arguments'."""
+    dtype = reduce(torch.promote_types, dtypes)
+    wide = torch.promote_types(dtype, torch.float32)
+    cast = tuple(t if t is None or not t.is_floating_point() else t.to(wide) for t in given)
+    return tuple(result.to(dtype) for result in run(cast, scheme))
+
+
+class _Sequence(torch.autograd.Function):
+    """The op's gradient in eager mode: what `register_autograd` does, at a third of its cost per call."""
+
+    @staticmethod
+    def forward(ctx: Any, scheme: tuple[Any, ...], *given: Tensor | None) -> tuple[Tensor, ...]:
+        arguments = (*given, *scheme, True)
+        output = torch.ops.memnets.ntm_sequence_forward(*arguments)
+        _save(ctx, arguments, output)
+        return output[:NUM_STATE]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> Tensors:
+        return None, *_gradient(ctx, *gradients)[:NUM_TENSORS]
+
+
+def register() -> None:
+    """Tell torch what the op's results look like and what its gradient is."""
+    forward, backward = "memnets::ntm_sequence_forward", "memnets::ntm_sequence_backward"
+    torch.library.register_fake(forward, _fake_forward)
+    torch.library.register_fake(backward, _fake_backward)
+    torch.library.register_autograd(forward, _gradient, setup_context=_save)
+
+
+def _fake_forward(
+    inputs: Tensor, lengths: Tensor | None, memory: Tensor, read_weights: Tensor, write_weights: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    _read_vectors, _hidden, cell, _input, _recurrent, _bias, interface, _interface_bias, *scheme, keep = rest
+    similarity, _strength, _gate, _shift, sharpening = scheme
+    (batch, time, _), (_, slots, word) = inputs.shape, memory.shape
+    steps, states, num_reads = (time, time + 1, read_weights.shape[1]) if keep else (1, 2, read_weights.shape[1])
+    heads, hidden = num_reads + write_weights.shape[1], interface.shape[1]
+    cells = 0 if cell is None else hidden
+    kept = (0 if similarity == "none" else 2) + int(sharpening)
+    shapes = [
+        (batch, time, hidden + num_reads * word),
+        tuple(memory.shape),
+        tuple(read_weights.shape),
+        tuple(write_weights.shape),
+        (batch, cells),
+        (batch, steps, 4 * cells),
+        (batch, states, cells),
+        (batch, steps, interface.shape[0]),
+        (batch, states, word, slots),
+        (batch, states, heads, slots),
+        (batch, steps, heads, kept, slots),
+        (batch, steps, slots if similarity == "cosine" else 0),
+    ]
+    return tuple(inputs.new_empty(shape) for shape in shapes)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    given, lengths, _memory, read_weights, _write, read_vectors, hidden, _cell, *weights = inputs[:NUM_TENSORS]
+    features, *_state = output[:NUM_STATE]
+    ctx.save_for_backward(given, lengths, read_vectors, hidden, *weights, features, *output[NUM_STATE:])
+    ctx.options = (read_weights.shape[1], *inputs[NUM_TENSORS:-1], given.requires_grad)
+    ctx.set_materialize_grads(False)
+
+
+def _gradient(ctx: Any, *gradients: Tensor | None) -> Tensors:
+    saved = ctx.saved_tensors  # once: under activation checkpointing, that computes them again
+    _inputs, _lengths, _reads, _hidden, _input, recurrent, *_ = saved
+    found = torch.ops.memnets.ntm_sequence_backward(*gradients[:NUM_STATE], *saved, *ctx.options)
+    absent = set() if recurrent is not None else {5, 6, 8}  # hidden, cell and recurrent weights
+    absent |= set() if ctx.options[-1] else {0}
+    first, *others = (None if i in absent else gradient for i, gradient in enumerate(found))
+    return (first, None, *others, *[None] * 6)
+
+
+def _fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    inputs, _, read_vectors, _, input_weight, recurrent, bias, interface, interface_bias = arguments[5:14]
+    memories, weights, read_heads, wants_inputs = arguments[18], arguments[19], arguments[22], arguments[28]
+    batch, _, word, slots = memories.shape
+    gates, cells = input_weight.shape[0], 0 if recurrent is None else interface.shape[1]
+    shapes = [
+        inputs.shape if wants_inputs else (0, *inputs.shape[1:]),
+        (batch, slots, word),
+        (batch, read_heads, slots),
+        (batch, weights.shape[2] - read_heads, slots),
+        read_vectors.shape,
+        (batch, cells),
+        (batch, cells),
+        input_weight.shape,
+        (gates, cells),
+        bias.shape,
+        interface.shape,
+        interface_bias.shape,
+    ]
+    return tuple(inputs.new_empty(shape) for shape in shapes)
