@@ -95,5 +95,39 @@ def gather_slots(values, indices):
     return rows
 
 
+def sparse_read(memory, weights, indices):
+    return read(memory, spread(weights, indices, memory.shape[1]))
+
+
+def sparse_write(memory, weights, indices, erase, add):
+    return erase_add(memory, spread(weights, indices, memory.shape[1]), erase, add)
+
+
+def spread(weights, indices, num_slots):
+    """Weights over all slots: a slot that is named twice has the sum."""
+    dense = np.zeros((*weights.shape[:2], num_slots))
+    for b, h, j in np.ndindex(weights.shape):
+        dense[b, h, indices[b, h, j]] += weights[b, h, j]
+    return dense
+
+
+def product_key_address(query, half_keys, k):
+    """Every one of the side² keys is scored."""
+    scores, indices = np.zeros((*query.shape[:2], k)), np.zeros((*query.shape[:2], k), int)
+    side = half_keys.shape[2]
+    for r, h in np.ndindex(query.shape[:2]):
+        keys = [np.concatenate([half_keys[h, 0, i], half_keys[h, 1, j]]) for i in range(side) for j in range(side)]
+        ranked = sorted((-(query[r, h] @ key), slot) for slot, key in enumerate(keys))
+        scores[r, h], indices[r, h] = [-negative for negative, _ in ranked[:k]], [slot for _, slot in ranked[:k]]
+    return scores, indices
+
+
+def weighted_gather(values, weights, indices):
+    vectors = np.zeros((*weights.shape[:2], values.shape[1]))
+    for r, h, j in np.ndindex(weights.shape):
+        vectors[r, h] += weights[r, h, j] * values[indices[r, h, j]]
+    return vectors
+
+
 def read_and_write(memory, read_weights, write_weights, erase, add):
     return read(memory, read_weights), erase_add(memory, write_weights, erase, add)

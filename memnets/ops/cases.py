@@ -15,7 +15,9 @@ from torch import Tensor
 
 from memnets.ops.content_address import content_address
 from memnets.ops.erase_add import erase_add, read, read_and_write
+from memnets.ops.product_key import product_key_address, weighted_gather
 from memnets.ops.shift_sharpen import circular_shift, interpolate, sharpen, shift_sharpen
+from memnets.ops.sparse_access import sparse_read, sparse_write
 from memnets.ops.topk_address import gather_slots, topk_address
 
 
@@ -53,8 +55,8 @@ class Draw:
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"
 
-    def normal(self, *axes: str) -> Tensor:
-        """Normally distributed numbers along the named axes."""
+    def normal(self, *axes: str | int) -> Tensor:
+        """Normally distributed numbers along the named axes, or axes of the given length."""
         return self._place(self._normal(axes))
 
     def unit(self, *axes: str) -> Tensor:
@@ -73,14 +75,14 @@ class Draw:
         """True with probability `share`."""
         return self._place(torch.rand(self._shape(axes), generator=self.generator) < share)
 
-    def slots(self, *axes: str) -> Tensor:
+    def slots(self, *axes: str | int) -> Tensor:
         """Indices of slots."""
         return self._place(torch.randint(self.sizes.slots, self._shape(axes), generator=self.generator))
 
-    def _shape(self, axes: tuple[str, ...]) -> list[int]:
-        return [getattr(self.sizes, axis) for axis in axes]
+    def _shape(self, axes: tuple[str | int, ...]) -> list[int]:
+        return [axis if isinstance(axis, int) else getattr(self.sizes, axis) for axis in axes]
 
-    def _normal(self, axes: tuple[str, ...]) -> Tensor:
+    def _normal(self, axes: tuple[str | int, ...]) -> Tensor:
         return torch.randn(self._shape(axes), generator=self.generator, dtype=torch.float64)
 
     def _place(self, tensor: Tensor) -> Tensor:
@@ -96,10 +98,11 @@ Arguments = dict[str, Any]
 
 
 class Op(NamedTuple):
-    """An op and, by name, ways to call it."""
+    """An op and, by name, ways to call it; `shared` names the arguments that all rows of a batch have in common."""
 
     function: Callable[..., Any]
     calls: Mapping[str, Callable[[Draw], Arguments]]
+    shared: tuple[str, ...] = ()
 
 
 def _content(draw: Draw, **options: Any) -> Arguments:
@@ -138,6 +141,26 @@ def _topk(draw: Draw, share: float) -> Arguments:
         "visible": draw.mask("batch", "time", "slots", share=share),
         "k": draw.sizes.k,
     }
+
+
+def _sparse(draw: Draw) -> Arguments:
+    weights, indices = draw.weights("batch", "heads", "k"), draw.slots("batch", "heads", "k")
+    return _write(draw) | {"weights": weights, "indices": indices}
+
+
+def _one_slot_for_all(draw: Draw) -> Tensor:
+    """Indices by which all heads of a row choose one slot k times."""
+    return draw.slots("batch", 1, 1).expand(-1, draw.sizes.heads, draw.sizes.k)
+
+
+def _gather(draw: Draw) -> Arguments:
+    return {"values": draw.normal("slots", "word")} | _only("weights indices", _sparse(draw))
+
+
+def _product_key(draw: Draw) -> Arguments:
+    """Half keys are as wide as a word, queries twice."""
+    query, half_keys = draw.normal("batch", "heads", 2, "word"), draw.normal("heads", 2, "slots", "word")
+    return {"query": query.flatten(-2), "half_keys": half_keys, "k": draw.sizes.k}
 
 
 def _only(names: str, arguments: Arguments) -> Arguments:
@@ -192,6 +215,28 @@ OPS: dict[str, Op] = {
                 "indices": draw.slots("batch", "heads", "time", "k"),
             }
         },
+    ),
+    "sparse_read": Op(
+        sparse_read,
+        {
+            "": lambda draw: _only("memory weights indices", _sparse(draw)),
+            "one_slot_for_all": lambda draw: (
+                _only("memory weights", _sparse(draw)) | {"indices": _one_slot_for_all(draw)}
+            ),
+        },
+    ),
+    "sparse_write": Op(
+        sparse_write,
+        {
+            "": _sparse,
+            "one_slot_for_all": lambda draw: _sparse(draw) | {"indices": _one_slot_for_all(draw)},
+        },
+    ),
+    "product_key_address": Op(product_key_address, {"": _product_key}, shared=("half_keys",)),
+    "weighted_gather": Op(
+        weighted_gather,
+        {"": _gather, "one_slot_for_all": lambda draw: _gather(draw) | {"indices": _one_slot_for_all(draw)}},
+        shared=("values",),
     ),
 }
 

@@ -7,6 +7,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from memnets.ops import backend
+
 
 def topk_address(
     query: Float[Tensor, "batch heads time word"],
@@ -21,10 +23,20 @@ def topk_address(
 
     Raises:
         ValueError: k is not between 1 and the number of slots.
+        BackendError: the backend asked for by name can't serve the call.
     """
     slots = keys.shape[2]
     if not 1 <= k <= slots:
         raise ValueError(f"top-k needs 1 <= k <= slots, not k={k} with {slots} slots")
+    if backend.choose("topk_address", {"triton": lambda: backend.triton_obstacle(query, keys, visible)}) == "triton":
+        from memnets.kernels.triton import topk_address as kernel
+
+        return kernel.topk_address(query, keys, visible, k)
+    return topk_address_reference(query, keys, visible, k)
+
+
+def topk_address_reference(query: Tensor, keys: Tensor, visible: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The same in plain PyTorch."""
     with torch.no_grad():
         scores = torch.einsum("bhtw,bhnw->bhtn", query, keys).masked_fill(~visible[:, None], -torch.inf)
         indices = torch.sort(scores, dim=-1, descending=True, stable=True).indices[..., :k]

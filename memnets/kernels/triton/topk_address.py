@@ -1,0 +1,158 @@
+"""The k best slots of each query in two stages: the best of every block of slots, then the best of those.
+
+One order rules both: higher scores first, of equal ones the lower slot. The next best is the first after the last one
+chosen, so that nothing needs to be marked as taken, and no slot comes twice, not even among hidden ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from memnets.kernels.triton.launch import ceil_power, compute_type, launch
+from memnets.kernels.triton.rows import scatter_rows, sum_rows
+
+QUERIES = 16
+"""Queries that share a block of keys: what a matrix product takes at least."""
+BLOCK = 128
+CHUNK = 16
+CANDIDATES = 1024
+
+
+@triton.jit
+def _next(scores, slots, score, slot, NONE: tl.constexpr):
+    """Along the last axis the first score and slot after the given ones, -inf and NONE where there are none."""
+    left = (scores < score[:, None]) | ((scores == score[:, None]) & (slots > slot[:, None]))
+    score = tl.max(tl.where(left, scores, float("-inf")), 1)
+    return score, tl.min(tl.where(left & (scores == score[:, None]), slots, NONE), 1)
+
+
+@triton.jit
+def _best_of_blocks(query, keys, visible, best_scores, best_slots, heads, time, slots, word, keep,
+                    QUERIES: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, TYPE: tl.constexpr):  # fmt: skip
+    # Programs that share a block of keys lie side by side: the keys come from the memory once, then from the cache.
+    tiles, blocks = tl.cdiv(time, QUERIES), tl.cdiv(slots, BLOCK)
+    tile, block = tl.program_id(0) % tiles, tl.program_id(0) // tiles % blocks
+    group = (tl.program_id(0) // tiles // blocks).to(tl.int64)
+    t, n = tile * QUERIES + tl.arange(0, QUERIES), block * BLOCK + tl.arange(0, BLOCK)
+    scores = tl.zeros((QUERIES, BLOCK), TYPE)
+    for start in range(0, word, CHUNK):
+        w = start + tl.arange(0, CHUNK)
+        asked, held = (t < time)[:, None] & (w < word)[None, :], (n < slots)[None, :] & (w < word)[:, None]
+        left = tl.load(query + (group * time + t)[:, None] * word + w[None, :], mask=asked, other=0.0).to(TYPE)
+        right = tl.load(keys + (group * slots + n)[None, :] * word + w[:, None], mask=held, other=0.0).to(TYPE)
+        scores = tl.dot(left, right, scores, input_precision="ieee", out_dtype=TYPE)
+    scores = tl.where(scores == scores, scores, float("inf"))  # NaN comes first, as in torch.sort
+    seen = (t < time)[:, None] & (n < slots)[None, :]
+    if visible is not None:
+        asked_of = visible + (group // heads * time + t)[:, None] * slots
+        seen = seen & (tl.load(asked_of + n[None, :], mask=seen, other=0) != 0)
+    scores = tl.where(seen, scores, float("-inf"))
+    score, slot = tl.full((QUERIES,), float("inf"), TYPE), tl.full((QUERIES,), -1, tl.int32)
+    for place in range(keep):
+        score, slot = _next(scores, n[None, :], score, slot, 2**31 - 1)
+        at = ((group * time + t) * blocks + block) * keep + place
+        tl.store(best_scores + at, score, mask=t < time)
+        tl.store(best_slots + at, slot, mask=t < time)
+
+
+@triton.jit
+def _best_of_all(scores, slots, best_scores, best_slots, count, k, BLOCK: tl.constexpr, TYPE: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    score, slot = tl.full((1,), float("inf"), TYPE), tl.full((1,), -1, tl.int64)
+    for place in range(k):
+        last_score, last_slot = score, slot
+        score, slot = tl.full((1,), float("-inf"), TYPE), tl.full((1,), 2**63 - 1, tl.int64)
+        for start in range(0, count, BLOCK):
+            at = start + tl.arange(0, BLOCK)[None, :]
+            there = tl.load(scores + row * count + at, mask=at < count, other=float("-inf")).to(TYPE)
+            there = tl.where(there == there, there, float("inf"))
+            where = tl.load(slots + row * count + at, mask=at < count, other=0).to(tl.int64)
+            where = tl.where(at < count, where, 2**63 - 1)  # behind all that there are
+            rival, rival_slot = _next(there, where, last_score, last_slot, 2**63 - 1)
+            better = (rival > score) | ((rival == score) & (rival_slot < slot))
+            score, slot = tl.where(better, rival, score), tl.where(better, rival_slot, slot)
+        one = tl.arange(0, 1)
+        tl.store(best_scores + row * k + place + one, score)
+        tl.store(best_slots + row * k + place + one, slot)
+
+
+def nearest(query: Tensor, keys: Tensor, visible: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    """Scores, in float32 at least, and slots [groups time k], of query [groups time word], keys [groups slots word].
+
+    `visible` [batch time slots] holds for all groups of a batch row, which lie side by side.
+    """
+    query, keys = query.contiguous(), keys.contiguous()
+    (groups, time, word), slots = query.shape, keys.shape[1]
+    heads = 1 if visible is None else groups // visible.shape[0]
+    blocks, keep = triton.cdiv(slots, BLOCK), min(k, BLOCK)
+    scores = query.new_empty((groups, time, blocks * keep), dtype=torch.promote_types(query.dtype, torch.float32))
+    found = torch.empty_like(scores, dtype=torch.int32)
+    sizes = (heads, time, slots, word, keep)
+    constants = {"QUERIES": QUERIES, "BLOCK": BLOCK, "CHUNK": CHUNK, "TYPE": compute_type(query, keys)}
+    grid = (groups * blocks * triton.cdiv(time, QUERIES),)
+    seen = None if visible is None else visible.contiguous()
+    launch(_best_of_blocks, grid, query, keys, seen, scores, found, *sizes, **constants)
+    return (scores, found.long()) if blocks == 1 else best(scores, found, k)
+
+
+def best(scores: Tensor, slots: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best of all scores in the last axis, best first, and their slots."""
+    scores, slots = scores.contiguous(), slots.contiguous()
+    *rows, count = scores.shape
+    best_scores, best_slots = scores.new_empty((*rows, k)), slots.new_empty((*rows, k), dtype=torch.int64)
+    constants = {"BLOCK": min(ceil_power(count), CANDIDATES), "TYPE": compute_type(scores)}
+    grid = (best_scores.numel() // k,)
+    launch(_best_of_all, grid, scores, slots, best_scores, best_slots, count, k, **constants)
+    return best_scores, best_slots
+
+
+def nearest_backward(d_scores: Tensor, query: Tensor, keys: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of the scores for query and keys; only chosen keys have one."""
+    d_keys = scatter_rows(d_scores, query, indices, keys.shape[1], keys.dtype)
+    return sum_rows(keys, d_scores, indices).to(query.dtype), d_keys
+
+
+@torch.library.custom_op("memnets::topk_address", mutates_args=())
+def topk_address(query: Tensor, keys: Tensor, visible: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """See memnets.ops.topk_address."""
+    scores, indices = nearest(query.flatten(0, 1), keys.flatten(0, 1), visible, k)
+    shape = (*query.shape[:3], k)
+    return scores.to(query.dtype).view(shape), indices.view(shape)
+
+
+@topk_address.register_fake
+def _(query: Tensor, keys: Tensor, visible: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    shape = (*query.shape[:3], k)
+    return query.new_empty(shape), query.new_empty(shape, dtype=torch.int64)
+
+
+@torch.library.custom_op("memnets::topk_address_backward", mutates_args=())
+def topk_address_backward(
+    d_scores: Tensor, query: Tensor, keys: Tensor, scores: Tensor, indices: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of query and keys."""
+    d_scores = d_scores.masked_fill(scores == -torch.inf, 0)
+    flat = (tensor.flatten(0, 1) for tensor in (d_scores, query, keys, indices))
+    d_query, d_keys = nearest_backward(*flat)
+    return d_query.view(query.shape), d_keys.view(keys.shape)
+
+
+@topk_address_backward.register_fake
+def _(d_scores: Tensor, query: Tensor, keys: Tensor, scores: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    return query.new_empty(query.shape), keys.new_empty(keys.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:2], *output)
+
+
+def _gradient(ctx: Any, d_scores: Tensor, d_indices: Tensor | None) -> tuple[Tensor | None, ...]:
+    return *torch.ops.memnets.topk_address_backward(d_scores, *ctx.saved_tensors), None, None
+
+
+topk_address.register_autograd(_gradient, setup_context=_save)
