@@ -168,6 +168,7 @@ OPS: dict[str, Op] = {
         {
             "all": _location,
             "no_gate": lambda draw: _location(draw) | {"previous_weights": None, "gate": None},
+            "unused_previous": lambda draw: _location(draw) | {"gate": None},
             "no_content": lambda draw: _location(draw) | {"content_weights": None, "gate": None},
             "no_shift": lambda draw: _location(draw) | {"shift": None},
             "no_sharpening": lambda draw: _location(draw) | {"sharpening": None},

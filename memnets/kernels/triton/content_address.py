@@ -68,6 +68,20 @@ def _score(memory, key, strength, mask, scores, maxima, sums, parts, slots, word
 
 
 @triton.jit
+def _combine_read(maxima, parts, reads, head, top, total, word, blocks, GROUP: tl.constexpr, WORD: tl.constexpr,
+                  TYPE: tl.constexpr):  # fmt: skip
+    if tl.program_id(1) == 0:
+        w, read = tl.arange(0, WORD), tl.zeros((GROUP, WORD), TYPE)
+        for first in range(0, blocks, GROUP):
+            i = first + tl.arange(0, GROUP)
+            share = tl.exp(tl.load(maxima + head * blocks + i, mask=i < blocks, other=NOTHING) - top)
+            at = (head * blocks + i[:, None]) * word + w[None, :]
+            part = tl.load(parts + at, mask=(i < blocks)[:, None] & (w < word)[None, :], other=0.0)
+            read += share[:, None] * part
+        tl.store(reads + head * word + w, tl.sum(read, 0) / total, mask=w < word)
+
+
+@triton.jit
 def _combine(scores, maxima, sums, parts, weights, reads, slots, word, blocks, GROUP: tl.constexpr,
              BLOCK: tl.constexpr, WORD: tl.constexpr, TYPE: tl.constexpr):  # fmt: skip
     """Weights of one head for as many slots as a program has; its first program makes the read too."""
@@ -89,16 +103,7 @@ def _combine(scores, maxima, sums, parts, weights, reads, slots, word, blocks, G
     score = tl.load(scores + head * slots + n, mask=n < slots, other=NOTHING)
     tl.store(weights + head * slots + n, tl.exp(score - top) / total, mask=n < slots)
     if parts is not None:
-        if tl.program_id(1) == 0:
-            w = tl.arange(0, WORD)
-            read = tl.zeros((GROUP, WORD), TYPE)
-            for first in range(0, blocks, GROUP):
-                i = first + group
-                share = tl.exp(tl.load(maxima + head * blocks + i, mask=i < blocks, other=NOTHING) - top)
-                both = (i < blocks)[:, None] & (w < word)[None, :]
-                at = (head * blocks + i[:, None]) * word + w[None, :]
-                read += share[:, None] * tl.load(parts + at, mask=both, other=0.0)
-            tl.store(reads + head * word + w, tl.sum(read, 0) / total, mask=w < word)
+        _combine_read(maxima, parts, reads, head, top, total, word, blocks, GROUP, WORD, TYPE)
 
 
 @triton.jit
@@ -234,7 +239,7 @@ def content_read_backward(
     means = _wide(memory, batch, heads)
     tiles = {"BLOCK": block_slots(slots, 1), "TYPE": constants["TYPE"]}
     launch(_mean, (batch * heads,), *given[4:6], means, slots, **tiles)
-    d_memory = torch.empty_like(given[0])
+    d_memory = memory.new_empty(memory.shape)
     parts = _wide(memory, batch, heads, blocks, word), _wide(memory, batch, heads, blocks)
     launch(_backward, (batch, blocks), *given, means, d_memory, *parts, slots, word, **constants)
     d_key, d_strength = (part.sum(2).to(memory.dtype) for part in parts)
