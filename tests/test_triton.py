@@ -72,8 +72,8 @@ class TestAgainstReference:
 
     @every_case
     def test_float64_in_many_blocks(self, case, monkeypatch):
-        """Where a memory fits no tile: every sum is then of several blocks, and every shift goes from one to the next."""
-        monkeypatch.setattr(launch, "TILE", 4)
+        """Where a memory fits no tile: every sum is then of several blocks, every shift goes from one to the next."""
+        monkeypatch.setattr(launch, "TILE", 1)
         got, want = (results(case, backend, torch.float64) for backend in ("triton", "reference"))
         assert_close(got, want, rtol=1e-10, atol=1e-11)
 

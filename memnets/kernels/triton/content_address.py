@@ -20,8 +20,11 @@ from memnets.kernels.triton.launch import block_slots, ceil_power, compute_type,
 EPSILON = tl.constexpr(1e-8)
 NOTHING = tl.constexpr(float("-inf"))
 
-MANY_BLOCKS = 256
-"""More blocks of a memory than this are made larger, up to eightfold: they are combined by one program a head."""
+FEW_BLOCKS = 256
+"""If a memory has more blocks than this they are made larger, as one program combines those of a head."""
+
+LARGEST = 8
+"""Tiles, at most, of a program that needs few registers for each number."""
 
 
 @triton.jit
@@ -158,15 +161,18 @@ def _backward(memory, key, strength, mask, weights, d_weights, reads, d_reads, m
     tl.store(d_memory + at, d_rows, mask=here[:, None] & inside[None, :])
 
 
-def _plan(memory: Tensor, key: Tensor, similarity: str) -> tuple[int, dict[str, Any]]:
+def _plan(memory: Tensor, key: Tensor, similarity: str, largest: int) -> tuple[int, dict[str, Any]]:
     """Blocks of a pass over the memory, and the constants its kernel is compiled with."""
     slots, word = memory.shape[1:]
     width, block = ceil_power(word), block_slots(slots, word)
-    while triton.cdiv(slots, block) > MANY_BLOCKS and block * width < 8 * launching.TILE:
+    while triton.cdiv(slots, block) > FEW_BLOCKS and block * width < largest * launching.TILE:
         block *= 2
     constants = {"HEADS": key.shape[1], "COSINE": similarity == "cosine", "BLOCK": block, "WORD": width}
-    warps = min(max(block * width // 1024, 4), 16)
-    return triton.cdiv(slots, block), constants | {"TYPE": compute_type(memory), "num_warps": warps}
+    return triton.cdiv(slots, block), constants | {"TYPE": compute_type(memory), "num_warps": _warps(block * width)}
+
+
+def _warps(numbers: int) -> int:
+    return min(max(numbers // 512, 4), 16)
 
 
 def _address(
@@ -175,13 +181,14 @@ def _address(
     """Return the weights, and fill `reads` if it is there."""
     given = [None if tensor is None else tensor.contiguous() for tensor in (memory, key, strength, mask)]
     (batch, slots, word), heads = memory.shape, key.shape[1]
-    blocks, constants = _plan(memory, key, similarity)
+    blocks, constants = _plan(memory, key, similarity, LARGEST)
     scores, maxima, sums = (_wide(memory, batch, heads, size) for size in (slots, blocks, blocks))
     parts = None if reads is None else _wide(memory, batch, heads, blocks, word)
     launch(_score, (batch, blocks), *given, scores, maxima, sums, parts, slots, word, **constants)
     weights = memory.new_empty(batch, heads, slots)
-    tiles = {"GROUP": block_slots(blocks, word), "BLOCK": block_slots(slots, 1), "WORD": ceil_power(word)}
-    grid = (batch * heads, triton.cdiv(slots, tiles["BLOCK"]))
+    group, block = block_slots(blocks, word, LARGEST), block_slots(slots, 1)
+    grid = (batch * heads, triton.cdiv(slots, block))
+    tiles = {"GROUP": group, "BLOCK": block, "WORD": ceil_power(word), "num_warps": _warps(group * ceil_power(word))}
     found = (scores, maxima, sums, parts, weights, reads)
     launch(_combine, grid, *found, slots, word, blocks, **tiles, TYPE=constants["TYPE"])
     return weights
@@ -235,9 +242,9 @@ def content_read_backward(
     tensors = (memory, key, strength, mask, weights, d_weights, reads, d_reads)
     given = [None if tensor is None else tensor.contiguous() for tensor in tensors]
     (batch, slots, word), heads = memory.shape, key.shape[1]
-    blocks, constants = _plan(memory, key, similarity)
-    means = _wide(memory, batch, heads)
-    tiles = {"BLOCK": block_slots(slots, 1), "TYPE": constants["TYPE"]}
+    blocks, constants = _plan(memory, key, similarity, 1)
+    means, block = _wide(memory, batch, heads), block_slots(slots, 1, LARGEST)
+    tiles = {"BLOCK": block, "TYPE": constants["TYPE"], "num_warps": _warps(block)}
     launch(_mean, (batch * heads,), *given[4:6], means, slots, **tiles)
     d_memory = memory.new_empty(memory.shape)
     parts = _wide(memory, batch, heads, blocks, word), _wide(memory, batch, heads, blocks)

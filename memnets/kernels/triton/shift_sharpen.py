@@ -20,6 +20,9 @@ EPSILON = tl.constexpr(1e-16)
 LOWEST = tl.constexpr(-3e38)
 """Below every score of a slot."""
 
+LARGEST = 2
+"""Tiles of slots that a program has at a time, at most."""
+
 
 @triton.jit
 def _number(pointer, head, TYPE: tl.constexpr):
@@ -67,7 +70,7 @@ def _shifted(weights, previous, gate, shift, head, n, here, slots, WIDTH: tl.con
 
 @triton.jit
 def _log(shifted):
-    return tl.log(tl.maximum(shifted, 0.0) + EPSILON)
+    return tl.log(tl.where(shifted < 0.0, 0.0, shifted) + EPSILON)  # unlike a maximum's, a NaN stays one
 
 
 @triton.jit
@@ -176,7 +179,8 @@ def _plan(weights: Tensor, shift: Tensor | None) -> tuple[int, int, dict[str, An
     """Heads of the whole batch, slots, and the constants all kernels are compiled with."""
     batch, heads, slots = weights.shape
     width = 0 if shift is None else shift.shape[-1]
-    constants = {"WIDTH": width, "BLOCK": block_slots(slots, 1), "TYPE": compute_type(weights)}
+    block = block_slots(slots, 1, LARGEST)
+    constants = {"WIDTH": width, "BLOCK": block, "TYPE": compute_type(weights), "num_warps": max(1, block // 256)}
     return batch * heads, slots, constants
 
 
