@@ -21,7 +21,7 @@ LOWEST = tl.constexpr(-3e38)
 """Below every score of a slot."""
 
 LARGEST = 2
-"""Tiles of slots that a program has at a time, at most."""
+"""Tiles of slots that a program has at a time, at most: four numbers a thread, more spill."""
 
 
 @triton.jit
@@ -180,7 +180,7 @@ def _plan(weights: Tensor, shift: Tensor | None) -> tuple[int, int, dict[str, An
     batch, heads, slots = weights.shape
     width = 0 if shift is None else shift.shape[-1]
     block = block_slots(slots, 1, LARGEST)
-    constants = {"WIDTH": width, "BLOCK": block, "TYPE": compute_type(weights), "num_warps": max(1, block // 256)}
+    constants = {"WIDTH": width, "BLOCK": block, "TYPE": compute_type(weights), "num_warps": max(1, block // 128)}
     return batch * heads, slots, constants
 
 
