@@ -29,6 +29,11 @@ def content_address(memory, key, strength, mask=None, similarity="cosine"):
     return weights
 
 
+def content_read(memory, key, strength, mask=None, similarity="cosine"):
+    weights = content_address(memory, key, strength, mask, similarity)
+    return read(memory, weights), weights
+
+
 def interpolate(content_weights, previous_weights, gate):
     weights = np.zeros_like(content_weights)
     for b, h, n in np.ndindex(weights.shape):

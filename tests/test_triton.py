@@ -15,6 +15,7 @@ from test_ops import differentiable
 from torch.testing import assert_close
 
 from memnets.kernel_report import kernel_names
+from memnets.kernels.triton import launch
 from memnets.ops.backend import BackendError, use_backend
 from memnets.ops.cases import OPS, Case, Sizes, cases
 
@@ -66,6 +67,13 @@ def poisoned():
 class TestAgainstReference:
     @every_case
     def test_float64(self, case):
+        got, want = (results(case, backend, torch.float64) for backend in ("triton", "reference"))
+        assert_close(got, want, rtol=1e-10, atol=1e-11)
+
+    @every_case
+    def test_float64_in_many_blocks(self, case, monkeypatch):
+        """Where a memory fits no tile: every sum is then of several blocks, every shift goes from one to the next."""
+        monkeypatch.setattr(launch, "TILE", 1)
         got, want = (results(case, backend, torch.float64) for backend in ("triton", "reference"))
         assert_close(got, want, rtol=1e-10, atol=1e-11)
 

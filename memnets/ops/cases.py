@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from memnets.ops.content_address import content_address
+from memnets.ops.content_address import content_address, content_read
 from memnets.ops.erase_add import erase_add, read, read_and_write
 from memnets.ops.product_key import product_key_address, weighted_gather
 from memnets.ops.shift_sharpen import circular_shift, interpolate, sharpen, shift_sharpen
@@ -167,16 +167,16 @@ def _only(names: str, arguments: Arguments) -> Arguments:
     return {name: arguments[name] for name in names.split()}
 
 
+CONTENT_CALLS: dict[str, Callable[[Draw], Arguments]] = {
+    "cosine": _content,
+    "dot": lambda draw: _content(draw, similarity="dot"),
+    "masked": lambda draw: _content(draw, mask=draw.mask("batch", "slots")),
+    "empty_mask": lambda draw: _content(draw, mask=draw.mask("batch", "slots", share=0.0)),
+}
+
 OPS: dict[str, Op] = {
-    "content_address": Op(
-        content_address,
-        {
-            "cosine": _content,
-            "dot": lambda draw: _content(draw, similarity="dot"),
-            "masked": lambda draw: _content(draw, mask=draw.mask("batch", "slots")),
-            "empty_mask": lambda draw: _content(draw, mask=draw.mask("batch", "slots", share=0.0)),
-        },
-    ),
+    "content_address": Op(content_address, CONTENT_CALLS),
+    "content_read": Op(content_read, CONTENT_CALLS),
     "interpolate": Op(interpolate, {"": lambda draw: _only("content_weights previous_weights gate", _location(draw))}),
     "circular_shift": Op(
         circular_shift,
@@ -191,6 +191,7 @@ OPS: dict[str, Op] = {
         {
             "all": _location,
             "no_gate": lambda draw: _location(draw) | {"previous_weights": None, "gate": None},
+            "unused_previous": lambda draw: _location(draw) | {"gate": None},
             "no_content": lambda draw: _location(draw) | {"content_weights": None, "gate": None},
             "no_shift": lambda draw: _location(draw) | {"shift": None},
             "no_sharpening": lambda draw: _location(draw) | {"sharpening": None},

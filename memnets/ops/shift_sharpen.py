@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from memnets.ops import backend
+
 EPSILON = 1e-16
 
 
@@ -56,16 +58,34 @@ def shift_sharpen(
 
     Raises:
         ValueError: both weights are None, or a gate has only one of them to choose between.
+        BackendError: the backend asked for by name can't serve the call.
     """
+    if gate is not None and (content_weights is None or previous_weights is None):
+        raise ValueError("a gate interpolates content_weights and previous_weights: give both, or gate=None")
+    if content_weights is None and previous_weights is None:
+        raise ValueError("shift_sharpen needs content_weights or previous_weights")
+    given = (content_weights, previous_weights, gate, shift, sharpening)
+    present = [tensor for tensor in given if tensor is not None]
+    if backend.choose("shift_sharpen", {"triton": lambda: backend.triton_obstacle(*present)}) == "triton":
+        from memnets.kernels.triton import shift_sharpen as kernel
+
+        return kernel.shift_sharpen(*given)
+    return shift_sharpen_reference(*given)
+
+
+def shift_sharpen_reference(
+    content_weights: Tensor | None,
+    previous_weights: Tensor | None,
+    gate: Tensor | None,
+    shift: Tensor | None,
+    sharpening: Tensor | None,
+) -> Tensor:
+    """The parts in turn, in plain PyTorch."""
+    weights = previous_weights if content_weights is None else content_weights
+    assert weights is not None
     if gate is not None:
-        if content_weights is None or previous_weights is None:
-            raise ValueError("a gate interpolates content_weights and previous_weights: give both, or gate=None")
-        weights = interpolate(content_weights, previous_weights, gate)
-    else:
-        given = previous_weights if content_weights is None else content_weights
-        if given is None:
-            raise ValueError("shift_sharpen needs content_weights or previous_weights")
-        weights = given
+        assert previous_weights is not None
+        weights = interpolate(weights, previous_weights, gate)
     if shift is not None:
         weights = circular_shift(weights, shift)
     if sharpening is not None:

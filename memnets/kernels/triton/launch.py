@@ -68,6 +68,6 @@ def ceil_power(size: int) -> int:
     return triton.next_power_of_2(max(size, 1))
 
 
-def block_slots(slots: int, word: int) -> int:
-    """How many slots of `word` numbers fit one tile."""
-    return max(1, min(ceil_power(slots), TILE // ceil_power(word)))
+def block_slots(slots: int, word: int, tiles: int = 1) -> int:
+    """How many slots of `word` numbers fit so many tiles."""
+    return max(1, min(ceil_power(slots), tiles * TILE // ceil_power(word)))
