@@ -40,13 +40,34 @@ struct Trace {
   int64_t rows, size;
 };
 
+// How many steps apart memories are kept. Those between are written anew from what was emitted and the weights: that
+// takes less time than to have every step's memory, by far the largest part of a trace, brought in from far away.
+constexpr int64_t MEMORY_INTERVAL = 6;
+
+// The memories of a chunk's sequences, step by step: kept ones lie in the trace, those between in working space, `places`
+// steps of them at a time.
+template <class T>
+struct MemorySteps {
+  MemorySteps(const at::Tensor& memories, int64_t first, int64_t rows, int64_t places)
+      : kept(memories), first(first), places(places), space(at::empty({rows, places, kept.size}, memories.options())) {}
+  T* at(int64_t sequence, int64_t step) const {
+    if (is_kept(step)) return kept.at(sequence, step / MEMORY_INTERVAL);
+    return space.data_ptr<T>() + ((sequence - first) * places + step % places) * kept.size;
+  }
+  // Without a backward pass only the first memory has a row.
+  bool is_kept(int64_t step) const { return step % MEMORY_INTERVAL == 0 && step / MEMORY_INTERVAL < kept.rows; }
+  Trace<T> kept;
+  int64_t first, places;
+  at::Tensor space;
+};
+
 // Everything the backward pass needs. Where a trace has a row more than there are steps, row 0 is the initial state.
 struct Saved {
   at::Tensor features;       // [batch steps features]: controller output, then read vectors
   at::Tensor gates;          // [batch steps 4 hidden], LSTM only
   at::Tensor cells;          // [batch steps+1 hidden], LSTM only
   at::Tensor emitted;        // [batch steps interface]
-  at::Tensor memories;       // [batch steps+1 word slots]
+  at::Tensor memories;       // [batch steps/interval+1 word slots]: before every MEMORY_INTERVAL-th step
   at::Tensor weights;        // [batch steps+1 heads slots]
   at::Tensor traces;         // [batch steps heads num_traces slots]
   at::Tensor inverse_norms;  // [batch steps slots], cosine only
@@ -56,13 +77,14 @@ struct Saved {
 template <class T>
 struct HeadsForward {
   const Sizes& sizes;
-  Trace<T> emitted, memories, weights, traces, inverse;
+  Trace<T> emitted, weights, traces, inverse;
+  MemorySteps<T> memories;
   AddressScratch<T> scratch;
   std::vector<T> dots, keep;
 
-  HeadsForward(const Sizes& sizes, const Saved& saved)
-      : sizes(sizes), emitted(saved.emitted), memories(saved.memories), weights(saved.weights), traces(saved.traces),
-        inverse(saved.inverse_norms), scratch(sizes.memory.slots, sizes.scheme.shift_width),
+  HeadsForward(const Sizes& sizes, const Saved& saved, int64_t first, int64_t rows)
+      : sizes(sizes), emitted(saved.emitted), weights(saved.weights), traces(saved.traces),
+        inverse(saved.inverse_norms), memories(saved.memories, first, rows, 2), scratch(sizes.memory.slots, sizes.scheme.shift_width),
         dots(sizes.heads() * sizes.memory.slots), keep(sizes.memory.slots) {}
 
   void step(int64_t sequence, int64_t t, const T* raw, T* reads) {
@@ -71,8 +93,7 @@ struct HeadsForward {
     const T* memory = memories.at(sequence, t);
     T* norms = inverse.at(sequence, t);
     T* next_weights = weights.at(sequence, t + 1);
-    memories.fetch(sequence, t + 2), weights.fetch(sequence, t + 2);
-    emitted.fetch(sequence, t + 1), traces.fetch(sequence, t + 1), inverse.fetch(sequence, t + 1);
+    traces.fetch(sequence, t + 1);
     activate(raw, sent);
     if (sizes.scheme.cosine) inverse_norms(memory, norms, slots, sizes.memory.word, T(NORM_EPSILON));
     if (sizes.scheme.key) {
@@ -106,15 +127,25 @@ struct HeadsForward {
 template <class T>
 struct HeadsBackward {
   const Sizes& sizes;
-  Trace<T> emitted, memories, weights, traces, inverse;
+  Trace<T> emitted, weights, traces, inverse;
+  MemorySteps<T> memories;
   AddressScratch<T> scratch;
   std::vector<T> d_head_weights, d_dots, d_norms, d_emitted, keep;
 
-  HeadsBackward(const Sizes& sizes, const Saved& saved)
-      : sizes(sizes), emitted(saved.emitted), memories(saved.memories), weights(saved.weights), traces(saved.traces),
-        inverse(saved.inverse_norms), scratch(sizes.memory.slots, sizes.scheme.shift_width),
+  HeadsBackward(const Sizes& sizes, const Saved& saved, int64_t first, int64_t rows)
+      : sizes(sizes), emitted(saved.emitted), weights(saved.weights), traces(saved.traces),
+        inverse(saved.inverse_norms), memories(saved.memories, first, rows, MEMORY_INTERVAL), scratch(sizes.memory.slots, sizes.scheme.shift_width),
         d_head_weights(sizes.heads() * sizes.memory.slots), d_dots(sizes.heads() * sizes.memory.slots),
         d_norms(sizes.memory.slots), d_emitted(sizes.interface), keep(sizes.memory.slots) {}
+
+  // Write the memories that weren't kept between the last kept one up to step t and that step.
+  void write_again(int64_t sequence, int64_t t) {
+    for (int64_t step = t - t % MEMORY_INTERVAL; step < t; step++) {
+      const T* sent = emitted.at(sequence, step);
+      write(memories.at(sequence, step), weights.at(sequence, step + 1) + sizes.memory.read_heads * sizes.memory.slots,
+            sent + sizes.erase_at(), sent + sizes.add_at(), memories.at(sequence, step + 1), keep.data(), sizes.memory);
+    }
+  }
 
   void step(int64_t sequence, int64_t t, const T* d_reads, T* d_memory, T* d_weights, T* d_raw) {
     const int64_t slots = sizes.memory.slots, word = sizes.memory.word, heads = sizes.heads();
@@ -123,8 +154,7 @@ struct HeadsBackward {
     const T *sent = emitted.at(sequence, t), *memory = memories.at(sequence, t);
     const T *used = weights.at(sequence, t + 1), *previous = weights.at(sequence, t);
     const T *erase = sent + sizes.erase_at(), *add = sent + sizes.add_at();
-    memories.fetch(sequence, t - 1), weights.fetch(sequence, t - 1);
-    emitted.fetch(sequence, t - 1), traces.fetch(sequence, t - 1), inverse.fetch(sequence, t - 1);
+    traces.fetch(sequence, t - 1);
     T* d_used = d_head_weights.data();
     T* d_sent = d_emitted.data();
     std::copy_n(d_weights, heads * slots, d_used);

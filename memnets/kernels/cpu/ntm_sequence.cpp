@@ -23,7 +23,7 @@ namespace {
 using at::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 
-constexpr int64_t CHUNK = 24;  // most sequences of one matrix product: four tiles of rows
+constexpr int64_t CHUNK = 12;  // most sequences of one matrix product: two tiles of rows; their memories fit the cache
 
 struct Weights {
   Tensor input, recurrent, bias, interface, interface_bias;  // recurrent undefined: feed-forward controller
@@ -75,7 +75,7 @@ Saved allocate(const Sizes& sizes, const at::TensorOptions& options, bool keep, 
           make({batch, steps, 4 * hidden}),
           make({batch, states, hidden}),
           make({batch, steps, sizes.interface}),
-          make({batch, states, sizes.memory.word, slots}),
+          make({batch, keep ? sizes.steps / MEMORY_INTERVAL + 1 : 1, sizes.memory.word, slots}),
           make({batch, states, sizes.heads(), slots}),
           make({batch, steps, sizes.heads(), sizes.scheme.num_traces(), slots}),
           make({batch, steps, sizes.scheme.cosine ? slots : 0})};
@@ -159,12 +159,12 @@ Rows<const T> constant(Rows<T> rows) {
 
 template <class T>
 void run_forward(const Sizes& sizes, const Lengths& lengths, const Tensor& projected, const Tensor& start, const Tensor& recurrent,
-                 const Tensor& interface, const Tensor& interface_bias, const Saved& saved) {
+                 const Tensor& interface, const Tensor& interface_bias, const Saved& saved, const Tensor& final_memory) {
   const int64_t hidden = sizes.hidden, features = sizes.features();
   const T* bias = interface_bias.const_data_ptr<T>();
   for_chunks(sizes.batch, [&](int64_t first, int64_t end) {
     const int64_t rows = end - first;
-    HeadsForward<T> heads(sizes, saved);
+    HeadsForward<T> heads(sizes, saved, first, rows);
     std::vector<T> sums_space(rows * recurrent.size(1)), raw_space(rows * interface.size(1), T(0));
     const Rows<T> sums{sums_space.data(), recurrent.size(1)}, raw{raw_space.data(), interface.size(1)};
     for (int64_t t = 0, steps = lengths.most(first, end); t < steps; t++) {
@@ -187,6 +187,10 @@ void run_forward(const Sizes& sizes, const Lengths& lengths, const Tensor& proje
       for (int64_t b = 0; b < rows; b++)
         if (t < lengths[first + b]) heads.step(first + b, t, raw.row(b), now.row(b) + hidden);
     }
+    const int64_t slots = sizes.memory.slots, word = sizes.memory.word;
+    for (int64_t b = first; b < end; b++)
+      transpose<T>({heads.memories.at(b, lengths[b]), slots}, {final_memory.data_ptr<T>() + b * slots * word, word}, word,
+                   slots);
   });
 }
 
@@ -201,7 +205,7 @@ void run_backward(const Sizes& sizes, const Lengths& lengths, const Tensor& d_fe
   const int64_t memory_size = sizes.memory.slots * sizes.memory.word, weights_size = sizes.heads() * sizes.memory.slots;
   for_chunks(sizes.batch, [&](int64_t first, int64_t end) {
     const int64_t rows = end - first;
-    HeadsBackward<T> heads(sizes, saved);
+    HeadsBackward<T> heads(sizes, saved, first, rows);
     std::vector<T> carry_space(rows * recurrent.size(1), T(0)), d_hidden_space(rows * interface.size(1), T(0));
     const Rows<T> carry{carry_space.data(), recurrent.size(1)}, d_hidden{d_hidden_space.data(), interface.size(1)};
     for (int64_t t = lengths.most(first, end) - 1; t >= 0; t--) {
@@ -213,6 +217,7 @@ void run_backward(const Sizes& sizes, const Lengths& lengths, const Tensor& d_fe
         const int64_t sequence = first + b;
         if (t >= lengths[sequence]) continue;  // its gradients are still 0
         add_scaled(carry.row(b), d_output.row(b), T(1), features);
+        if (t + 1 == lengths[sequence] || (t + 1) % MEMORY_INTERVAL == 0) heads.write_again(sequence, t);
         heads.step(sequence, t, carry.row(b) + hidden, d_memory.data_ptr<T>() + sequence * memory_size,
                    d_weights.data_ptr<T>() + sequence * weights_size, d_raw.row(b));
         std::copy_n(carry.row(b), hidden, d_hidden.row(b));
@@ -255,16 +260,18 @@ Forward forward(const Tensor& inputs, const MaybeTensor& given_lengths, const Te
   const Tensor projected = at::addmm(bias, inputs.reshape({sizes.batch * sizes.steps, sizes.input}), input_weight.narrow(1, 0, sizes.input).t())
                                .view({sizes.batch, sizes.steps, sizes.gates});
   const Tensor start = initial_features(hidden, read_vectors, sizes);
+  const Tensor final_memory = at::empty(memory.sizes(), inputs.options());
   AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "ntm_sequence", [&] {
     run_forward<scalar_t>(sizes, lengths, projected, start, recurrence_transposed<scalar_t>(weights, sizes),
-                          interface_transposed<scalar_t>(weights, sizes), interface_bias.contiguous(), saved);
+                          interface_transposed<scalar_t>(weights, sizes), interface_bias.contiguous(), saved,
+                          final_memory);
   });
   const auto last = [&](const Tensor& states) {  // each sequence's state after its last step
     if (!given_lengths) return states.select(1, sizes.steps % states.size(1));
     return states.index({at::arange(sizes.batch, at::kLong), at::remainder(lengths.tensor, states.size(1))});
   };
   const auto copy = [](const Tensor& view) { return view.clone(at::MemoryFormat::Contiguous); };
-  return {saved.features, copy(last(saved.memories).transpose(1, 2)), copy(last(saved.weights).narrow(1, 0, reads)),
+  return {saved.features, final_memory, copy(last(saved.weights).narrow(1, 0, reads)),
           copy(last(saved.weights).narrow(1, reads, writes)), copy(last(saved.cells)), saved.gates, saved.cells,
           saved.emitted, saved.memories, saved.weights, saved.traces, saved.inverse_norms};
 }
@@ -283,7 +290,7 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
   const Sizes sizes = sizes_of(inputs, memories.select(1, 0).transpose(1, 2), first_weights.narrow(1, 0, read_heads),
                                first_weights.narrow(1, read_heads, write_heads), weights, similarity, strength, gate,
                                shift_width, sharpening);
-  TORCH_CHECK(memories.size(1) == sizes.steps + 1, "ntm_sequence: the forward pass was told not to keep its steps");
+  TORCH_CHECK(weights_trace.size(1) == sizes.steps + 1, "ntm_sequence: the forward pass was told not to keep its steps");
   const Saved saved{features, gates, cells, emitted, memories, weights_trace, traces, inverse_norms};
   const auto options = inputs.options();
   const int64_t batch = sizes.batch, slots = sizes.memory.slots;

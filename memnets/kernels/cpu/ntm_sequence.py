@@ -11,6 +11,8 @@ from torch.autograd.function import once_differentiable
 
 NUM_TENSORS = 13
 """Inputs, lengths, six of the state, five of weights; then come the parts of addressing and whether to keep steps."""
+MEMORY_INTERVAL = 6
+"""A memory is kept for the backward pass every so many steps, as in ntm_heads.h."""
 NUM_STATE = 5
 """The first results are features and state, which have gradients; the others are kept for the backward pass."""
 
@@ -75,8 +77,9 @@ def _fake_forward(
     _read_vectors, _hidden, cell, _input, _recurrent, _bias, interface, _interface_bias, *scheme, keep = rest
     similarity, _strength, _gate, _shift, sharpening = scheme
     (batch, time, _), (_, slots, word) = inputs.shape, memory.shape
-    steps, states, num_reads = (time, time + 1, read_weights.shape[1]) if keep else (1, 2, read_weights.shape[1])
-    heads, hidden = num_reads + write_weights.shape[1], interface.shape[1]
+    steps, states, memories = (time, time + 1, time // MEMORY_INTERVAL + 1) if keep else (1, 2, 1)
+    num_reads, hidden = read_weights.shape[1], interface.shape[1]
+    heads = num_reads + write_weights.shape[1]
     cells = 0 if cell is None else hidden
     kept = (0 if similarity == "none" else 2) + int(sharpening)
     shapes = [
@@ -88,7 +91,7 @@ def _fake_forward(
         (batch, steps, 4 * cells),
         (batch, states, cells),
         (batch, steps, interface.shape[0]),
-        (batch, states, word, slots),
+        (batch, memories, word, slots),
         (batch, states, heads, slots),
         (batch, steps, heads, kept, slots),
         (batch, steps, slots if similarity == "cosine" else 0),
