@@ -21,49 +21,42 @@ from memnets.kernels.triton.ntm_heads import (
 
 
 @triton.jit
-def backward(recurrence, interface, lengths, features, gates, cells, emitted, interpolated, weights, memories,
-             d_features, d_memory, d_weights, d_used, d_shifted, d_seen, d_cell, d_gates, d_interface, time,
-             P: tl.constexpr):  # fmt: skip
-    """Both matrices are transposed. `d_memory`, `d_weights`, `d_seen` (of features) and `d_cell` pass from the gradient of
-    the final state to that of the initial one; `d_cell` in two rows, of which an even step writes the first.
+def backward(recurrence, interface, lengths, features, trace, d_features, gradients, d_sums, time, P: tl.constexpr):
+    """Both matrices are transposed. `gradients` holds those of the final state, and then those of the initial one.
+
+    `d_sums` receives those of every step's gates and interface, before activations.
     """
     b = tl.program_id(0).to(tl.int64)
     n, w, here, inside, at, both = tile(P)
-    d_rows = tl.load(d_memory + b * P.size + at, mask=both, other=0.0)
-    heads = b * P.heads * P.slots
-    d_weights, d_used, d_shifted = d_weights + heads, d_used + heads, d_shifted + heads
-    d_seen += b * P.features
+    gradients += b * P.gradients
+    d_rows = tl.load(gradients + at, mask=both, other=0.0)
     steps = tl.load(lengths + b).to(tl.int32)
     for back in range(steps):
         t = steps - 1 - back
         step = b * time + t
-        before, after = step + b, step + b + 1
-        sent, d_raw = emitted + step * P.interface, d_interface + step * P.interface
-        ring = interpolated + step * P.heads * P.slots
-        previous, used = weights + before * P.heads * P.slots, weights + after * P.heads * P.slots
-        d_output, d_sums = d_features + after * P.features, d_gates + step * P.gates
-        rows = tl.load(memories + step * P.size + at, mask=both, other=0.0)
-        d_rows = _access(rows, d_rows, sent, used, d_output, d_seen, d_weights, d_used, d_raw, n, w, here, inside, P)
+        now, d_now = trace + (step + b) * P.trace, d_sums + step * (P.gates + P.interface)
+        output = (step + b + 1) * P.features
+        rows = tl.load(now + at, mask=both, other=0.0)
+        d_rows = _access(rows, d_rows, now, d_features + output, gradients, d_now + P.gates, n, w, here, inside, P)
         tl.debug_barrier()
-        _sharpen(sent, ring, used, d_used, d_shifted, d_raw, n, here, P)
+        _sharpen(now, gradients, d_now + P.gates, n, here, P)
         tl.debug_barrier()
-        d_rows = _address(rows, d_rows, sent, ring, previous, d_shifted, d_weights, d_raw, n, w, here, inside, P)
+        d_rows = _address(rows, d_rows, now, gradients, d_now + P.gates, n, w, here, inside, P)
         tl.debug_barrier()
-        _control(interface, features + after * P.features, gates + step * P.gates, cells + before * P.hidden, d_raw,
-                 d_output, d_seen, d_cell + (2 * b + (t + 1) % 2) * P.hidden, d_cell + (2 * b + t % 2) * P.hidden,
-                 d_sums, P)  # fmt: skip
+        _control(interface, features + output, now, d_features + output, gradients, d_now, t, P)
         tl.debug_barrier()
         for first in range(0, P.features, P.rows):
             i = first + tl.arange(0, P.rows)
             present = i < P.features
-            tl.store(d_seen + i, times(recurrence, d_sums, i, present, P.gates, P), mask=present)
+            tl.store(gradients + P.d_features_at + i, times(recurrence, d_now, i, present, P.gates, P), mask=present)
         tl.debug_barrier()
-    tl.store(d_memory + b * P.size + at, d_rows, mask=both)
+    tl.store(gradients + at, d_rows, mask=both)
 
 
 @triton.jit
-def _access(rows, d_rows, sent, used, d_output, d_seen, d_weights, d_used, d_raw, n, w, here, inside, P: tl.constexpr):
+def _access(rows, d_rows, now, d_output, gradients, d_raw, n, w, here, inside, P: tl.constexpr):
     """Gradients of weights, erases and adds; and of the memory before, but for what addressing adds."""
+    sent, used = now + P.sent_at, now + P.trace + P.weights_at
     for h in range(P.write_heads):
         slot, word = (P.read_heads + h) * P.slots + n, h * P.word + w
         weight = tl.load(used + slot, mask=here, other=0.0)
@@ -74,8 +67,9 @@ def _access(rows, d_rows, sent, used, d_output, d_seen, d_weights, d_used, d_raw
             others = tl.load(used + (P.read_heads + other) * P.slots + n, mask=here & (other != h), other=0.0)
             theirs = tl.load(sent + P.erase_at + other * P.word + w, mask=inside, other=0.0)
             d_keep *= 1.0 - others[:, None] * theirs[None, :]
-        d_weight = tl.sum(d_rows * add[None, :] - d_keep * erase[None, :], 1)
-        tl.store(d_used + slot, tl.load(d_weights + slot, mask=here, other=0.0) + d_weight, mask=here)
+        d_weight = tl.load(gradients + P.weights_at + slot, mask=here, other=0.0)
+        d_weight += tl.sum(d_rows * add[None, :] - d_keep * erase[None, :], 1)
+        tl.store(gradients + P.d_used_at + slot, d_weight, mask=here)
         d_erase, d_add = -tl.sum(d_keep * weight[:, None], 0), tl.sum(d_rows * weight[:, None], 0)
         tl.store(d_raw + P.erase_at + word, d_erase * erase * (1.0 - erase), mask=inside)
         tl.store(d_raw + P.add_at + word, d_add * (1.0 - add * add), mask=inside)
@@ -85,63 +79,63 @@ def _access(rows, d_rows, sent, used, d_output, d_seen, d_weights, d_used, d_raw
     for h in range(P.read_heads):
         slot, word = h * P.slots + n, P.hidden + h * P.word + w
         weight = tl.load(used + slot, mask=here, other=0.0)
-        d_read = tl.load(d_output + word, mask=inside, other=0.0) + tl.load(d_seen + word, mask=inside, other=0.0)
-        d_weight = tl.load(d_weights + slot, mask=here, other=0.0) + tl.sum(rows * d_read[None, :], 1)
-        tl.store(d_used + slot, d_weight, mask=here)
+        d_read = tl.load(gradients + P.d_features_at + word, mask=inside, other=0.0)
+        d_read += tl.load(d_output + word, mask=inside, other=0.0)
+        d_weight = tl.load(gradients + P.weights_at + slot, mask=here, other=0.0) + tl.sum(rows * d_read[None, :], 1)
+        tl.store(gradients + P.d_used_at + slot, d_weight, mask=here)
         d_rows += weight[:, None] * d_read[None, :]
     return d_rows
 
 
 @triton.jit
-def _sharpen(sent, ring, used, d_used, d_shifted, d_raw, n, here, P: tl.constexpr):
+def _sharpen(now, gradients, d_raw, n, here, P: tl.constexpr):
     """Gradients of sharpenings and of the weights before."""
     for h in range(P.heads):
-        head, slot = sent + h * P.head, h * P.slots + n
-        d_weight = tl.load(d_used + slot, mask=here, other=0.0)
+        head, slot = now + P.sent_at + h * P.head, h * P.slots + n
+        d_weight = tl.load(gradients + P.d_used_at + slot, mask=here, other=0.0)
         if P.sharpening:
-            moved = shifted(ring + h * P.slots, head, n, here, P)
-            weight, base = tl.load(used + slot, mask=here, other=0.0), sharpening_base(moved, P)
-            sharpening = tl.load(head + P.sharpening_at)
+            moved = shifted(now + P.ring_at + h * P.slots, head, n, here, P)
+            weight = tl.load(now + P.trace + P.weights_at + slot, mask=here, other=0.0)
+            base, sharpening = sharpening_base(moved, P), tl.load(head + P.sharpening_at)
             d_scores = weight * (d_weight - tl.sum(weight * d_weight, 0))
             d_sharpening = tl.sum(d_scores * tl.log(base), 0)
             tl.store(d_raw + h * P.head + P.sharpening_at, d_sharpening * softplus_slope(sharpening - 1.0))
             d_weight = tl.where(moved < 0.0, 0.0, sharpening * d_scores / base)
-        tl.store(d_shifted + slot, d_weight, mask=here)
+        tl.store(gradients + P.d_shifted_at + slot, d_weight, mask=here)
 
 
 @triton.jit
-def _address(rows, d_rows, sent, ring, previous, d_shifted, d_weights, d_raw, n, w, here, inside, P: tl.constexpr):
+def _address(rows, d_rows, now, gradients, d_raw, n, w, here, inside, P: tl.constexpr):
     """Gradients of all else that heads emit, of the previous weights, and of the memory."""
     inverse = inverse_norms(rows, P)
     d_norms = tl.zeros((P.slots_tile,), rows.dtype)
     for h in range(P.heads):
-        head, d_head, slot = sent + h * P.head, d_raw + h * P.head, h * P.slots + n
-        d_weight = _unshift(ring + h * P.slots, d_shifted + h * P.slots, head, d_head, n, here, P)
+        head, d_head, slots = now + P.sent_at + h * P.head, d_raw + h * P.head, h * P.slots
+        d_weight = _unshift(now + P.ring_at + slots, gradients + P.d_shifted_at + slots, head, d_head, n, here, P)
         if P.key:
             key, key_inverse, similarity = key_and_similarity(rows, inverse, head, w, inside, P)
             content = softmax(strengthened(similarity, head, P), here)
             d_content = d_weight
             if P.gate:
-                weight, gate = tl.load(previous + slot, mask=here, other=0.0), tl.load(head + P.gate_at)
-                d_gate = tl.sum(d_weight * (content - weight), 0)
+                weight = tl.load(now + P.weights_at + slots + n, mask=here, other=0.0)
+                gate, d_gate = tl.load(head + P.gate_at), tl.sum(d_weight * (content - weight), 0)
                 tl.store(d_head + P.gate_at, d_gate * gate * (1.0 - gate))
                 d_content = gate * d_weight
             d_weight -= d_content
-            d_similarity = content * (d_content - tl.sum(d_content * content, 0))  # of similarity times strength, so far
+            d_similarity = content * (d_content - tl.sum(d_content * content, 0))  # times strength, so far
             d_strength = tl.sum(d_similarity * similarity, 0)
-            d_similarity = strengthened(d_similarity, head, P)
-            d_key_norm = strengthened(d_strength, head, P) * key_inverse * key_inverse
             if P.strength:
                 tl.store(d_head + P.strength_at, d_strength * softplus_slope(tl.load(head + P.strength_at)))
+            d_similarity = strengthened(d_similarity, head, P)
             if P.cosine:
                 d_norms += d_similarity * similarity * inverse * inverse
                 d_similarity = d_similarity * key_inverse * inverse
             d_rows += d_similarity[:, None] * key[None, :]
             d_key = tl.sum(d_similarity[:, None] * rows, 0)
             if P.cosine:
-                d_key -= d_key_norm * key
+                d_key -= strengthened(d_strength, head, P) * key_inverse * key_inverse * key
             tl.store(d_head + w, d_key * (1.0 - key * key), mask=inside)
-        tl.store(d_weights + slot, d_weight, mask=here)
+        tl.store(gradients + P.weights_at + slots + n, d_weight, mask=here)
     return d_rows - d_norms[:, None] * rows
 
 
@@ -169,27 +163,28 @@ def _unshift(ring, d_shifted, head, d_head, n, here, P: tl.constexpr):
 
 
 @triton.jit
-def _control(interface, output, gates, cell, d_raw, d_output, d_seen, d_next_cell, d_cell, d_sums, P: tl.constexpr):
+def _control(interface, output, now, d_output, gradients, d_now, t, P: tl.constexpr):
     """Gradients of the controller's sums and of the cell before."""
     for first in range(0, P.hidden, P.rows):
         unit = first + tl.arange(0, P.rows)
         present = unit < P.hidden
-        d_hidden = tl.load(d_output + unit, mask=present, other=0.0) + tl.load(d_seen + unit, mask=present, other=0.0)
-        d_hidden += times(interface, d_raw, unit, present, P.interface, P)
+        d_hidden = tl.load(gradients + P.d_features_at + unit, mask=present, other=0.0)
+        d_hidden += tl.load(d_output + unit, mask=present, other=0.0)
+        d_hidden += times(interface, d_now + P.gates, unit, present, P.interface, P)
         if P.lstm:
-            insert = tl.load(gates + unit, mask=present, other=0.0)
-            forget = tl.load(gates + P.hidden + unit, mask=present, other=0.0)
-            candidate = tl.load(gates + 2 * P.hidden + unit, mask=present, other=0.0)
-            emit = tl.load(gates + 3 * P.hidden + unit, mask=present, other=0.0)
-            cells = tl.load(cell + unit, mask=present, other=0.0)
+            insert = tl.load(now + P.gates_at + unit, mask=present, other=0.0)
+            forget = tl.load(now + P.gates_at + P.hidden + unit, mask=present, other=0.0)
+            candidate = tl.load(now + P.gates_at + 2 * P.hidden + unit, mask=present, other=0.0)
+            emit = tl.load(now + P.gates_at + 3 * P.hidden + unit, mask=present, other=0.0)
+            cells = tl.load(now + P.cell_at + unit, mask=present, other=0.0)
             squashed = tanh(forget * cells + insert * candidate)
-            d_next = tl.load(d_next_cell + unit, mask=present, other=0.0)
-            d_next += d_hidden * emit * (1.0 - squashed * squashed)
-            tl.store(d_sums + unit, d_next * candidate * insert * (1.0 - insert), mask=present)
-            tl.store(d_sums + P.hidden + unit, d_next * cells * forget * (1.0 - forget), mask=present)
-            tl.store(d_sums + 2 * P.hidden + unit, d_next * insert * (1.0 - candidate * candidate), mask=present)
-            tl.store(d_sums + 3 * P.hidden + unit, d_hidden * squashed * emit * (1.0 - emit), mask=present)
-            tl.store(d_cell + unit, d_next * forget, mask=present)
+            d_cell = tl.load(gradients + P.d_cell_at + (t + 1) % 2 * P.hidden + unit, mask=present, other=0.0)
+            d_cell += d_hidden * emit * (1.0 - squashed * squashed)
+            tl.store(d_now + unit, d_cell * candidate * insert * (1.0 - insert), mask=present)
+            tl.store(d_now + P.hidden + unit, d_cell * cells * forget * (1.0 - forget), mask=present)
+            tl.store(d_now + 2 * P.hidden + unit, d_cell * insert * (1.0 - candidate * candidate), mask=present)
+            tl.store(d_now + 3 * P.hidden + unit, d_hidden * squashed * emit * (1.0 - emit), mask=present)
+            tl.store(gradients + P.d_cell_at + t % 2 * P.hidden + unit, d_cell * forget, mask=present)
         else:
             hidden = tl.load(output + unit, mask=present, other=0.0)
-            tl.store(d_sums + unit, d_hidden * (1.0 - hidden * hidden), mask=present)
+            tl.store(d_now + unit, d_hidden * (1.0 - hidden * hidden), mask=present)

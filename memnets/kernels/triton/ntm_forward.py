@@ -21,36 +21,32 @@ from memnets.kernels.triton.ntm_heads import (
 
 
 @triton.jit
-def forward(projected, recurrence, interface, interface_bias, lengths, features, gates, cells, emitted, interpolated,
-            weights, memories, memory, time, P: tl.constexpr):  # fmt: skip
-    """Row 0 of features, cells and weights is the initial state; `memory` passes from the first step to the last."""
+def forward(projected, recurrence, interface, interface_bias, lengths, features, trace, time, rows_kept,
+            P: tl.constexpr):  # fmt: skip
+    """The trace and the features begin with the initial state; of the trace, only the last rows are kept."""
     b = tl.program_id(0).to(tl.int64)
     n, w, here, inside, at, both = tile(P)
-    rows = tl.load(memory + b * P.size + at, mask=both, other=0.0)
+    trace += b * rows_kept * P.trace
+    rows = tl.load(trace + at, mask=both, other=0.0)
     for t in range(tl.load(lengths + b).to(tl.int32)):
+        now, then = trace + t % rows_kept * P.trace, trace + (t + 1) % rows_kept * P.trace
         step = b * time + t
-        kept = step if P.keep else b
-        before, after = step + b, step + b + 1
-        if P.keep:
-            tl.store(memories + step * P.size + at, rows, mask=both)
-        _control(projected + step * P.gates, recurrence, features + before * P.features, cells + before * P.hidden,
-                 features + after * P.features, cells + after * P.hidden, gates + kept * P.gates, P)  # fmt: skip
+        seen = features + (step + b) * P.features
+        _control(projected + step * P.gates, recurrence, seen, now, then, P)
         tl.debug_barrier()
-        sent, ring = emitted + kept * P.interface, interpolated + kept * P.heads * P.slots
-        _emit(interface, interface_bias, features + after * P.features, sent, P)
+        _emit(interface, interface_bias, seen + P.features, now + P.sent_at, P)
         tl.debug_barrier()
-        previous, used = weights + before * P.heads * P.slots, weights + after * P.heads * P.slots
-        _interpolate(rows, sent, previous, ring, n, w, here, inside, P)
+        _interpolate(rows, now, n, w, here, inside, P)
         tl.debug_barrier()
-        _shift_and_sharpen(sent, ring, used, n, here, P)
+        _shift_and_sharpen(now, then, n, here, P)
         tl.debug_barrier()
-        rows = _read_and_write(rows, sent, used, features + after * P.features + P.hidden, n, w, here, inside, P)
+        rows = _read_and_write(rows, now, then, seen + P.features + P.hidden, n, w, here, inside, P)
+        tl.store(then + at, rows, mask=both)
         tl.debug_barrier()
-    tl.store(memory + b * P.size + at, rows, mask=both)
 
 
 @triton.jit
-def _control(projected, recurrence, seen, cell, output, next_cell, gates, P: tl.constexpr):
+def _control(projected, recurrence, seen, now, then, P: tl.constexpr):
     """output = o tanh(cell'), cell' = f cell + i g, gates i f g o; or tanh of one layer."""
     for first in range(0, P.hidden, P.rows):
         unit = first + tl.arange(0, P.rows)
@@ -60,15 +56,16 @@ def _control(projected, recurrence, seen, cell, output, next_cell, gates, P: tl.
             forget = sigmoid(_sums(projected, recurrence, seen, unit, present, 1, P))
             candidate = tanh(_sums(projected, recurrence, seen, unit, present, 2, P))
             emit = sigmoid(_sums(projected, recurrence, seen, unit, present, 3, P))
-            cells = forget * tl.load(cell + unit, mask=present, other=0.0) + insert * candidate
-            tl.store(gates + unit, insert, mask=present)
-            tl.store(gates + P.hidden + unit, forget, mask=present)
-            tl.store(gates + 2 * P.hidden + unit, candidate, mask=present)
-            tl.store(gates + 3 * P.hidden + unit, emit, mask=present)
-            tl.store(next_cell + unit, cells, mask=present)
-            tl.store(output + unit, emit * tanh(cells), mask=present)
+            cells = forget * tl.load(now + P.cell_at + unit, mask=present, other=0.0) + insert * candidate
+            tl.store(now + P.gates_at + unit, insert, mask=present)
+            tl.store(now + P.gates_at + P.hidden + unit, forget, mask=present)
+            tl.store(now + P.gates_at + 2 * P.hidden + unit, candidate, mask=present)
+            tl.store(now + P.gates_at + 3 * P.hidden + unit, emit, mask=present)
+            tl.store(then + P.cell_at + unit, cells, mask=present)
+            output = emit * tanh(cells)
         else:
-            tl.store(output + unit, tanh(_sums(projected, recurrence, seen, unit, present, 0, P)), mask=present)
+            output = tanh(_sums(projected, recurrence, seen, unit, present, 0, P))
+        tl.store(seen + P.features + unit, output, mask=present)
 
 
 @triton.jit
@@ -98,40 +95,41 @@ def _activated(raw, i, P: tl.constexpr):
 
 
 @triton.jit
-def _interpolate(rows, sent, previous, ring, n, w, here, inside, P: tl.constexpr):
+def _interpolate(rows, now, n, w, here, inside, P: tl.constexpr):
     """Content and previous weights, interpolated (equations 5 to 7), or the one that is there."""
     inverse = inverse_norms(rows, P)
     for h in range(P.heads):
-        head = sent + h * P.head
-        weight = tl.load(previous + h * P.slots + n, mask=here, other=0.0)
+        head = now + P.sent_at + h * P.head
+        weight = tl.load(now + P.weights_at + h * P.slots + n, mask=here, other=0.0)
         if P.key:
             _, _, similarity = key_and_similarity(rows, inverse, head, w, inside, P)
             content = softmax(strengthened(similarity, head, P), here)
             weight = weight + tl.load(head + P.gate_at) * (content - weight) if P.gate else content
-        tl.store(ring + h * P.slots + n, weight, mask=here)
+        tl.store(now + P.ring_at + h * P.slots + n, weight, mask=here)
 
 
 @triton.jit
-def _shift_and_sharpen(sent, ring, used, n, here, P: tl.constexpr):
+def _shift_and_sharpen(now, then, n, here, P: tl.constexpr):
     """Equations 8 and 9; sharpening as a softmax of logarithms."""
     for h in range(P.heads):
-        head = sent + h * P.head
-        weight = shifted(ring + h * P.slots, head, n, here, P)
+        head = now + P.sent_at + h * P.head
+        weight = shifted(now + P.ring_at + h * P.slots, head, n, here, P)
         if P.sharpening:
             weight = softmax(tl.load(head + P.sharpening_at) * tl.log(sharpening_base(weight, P)), here)
-        tl.store(used + h * P.slots + n, weight, mask=here)
+        tl.store(then + P.weights_at + h * P.slots + n, weight, mask=here)
 
 
 @triton.jit
-def _read_and_write(rows, sent, used, reads, n, w, here, inside, P: tl.constexpr):
+def _read_and_write(rows, now, then, reads, n, w, here, inside, P: tl.constexpr):
     """Read vectors (equation 2), and the memory after all have erased and then all have added (3 and 4)."""
     for h in range(P.read_heads):
-        weight = tl.load(used + h * P.slots + n, mask=here, other=0.0)
+        weight = tl.load(then + P.weights_at + h * P.slots + n, mask=here, other=0.0)
         tl.store(reads + h * P.word + w, tl.sum(weight[:, None] * rows, 0), mask=inside)
+    write_weights, sent = then + P.weights_at + P.read_heads * P.slots, now + P.sent_at
     for h in range(P.write_heads):
-        weight = tl.load(used + (P.read_heads + h) * P.slots + n, mask=here, other=0.0)
+        weight = tl.load(write_weights + h * P.slots + n, mask=here, other=0.0)
         rows *= 1.0 - weight[:, None] * tl.load(sent + P.erase_at + h * P.word + w, mask=inside, other=0.0)[None, :]
     for h in range(P.write_heads):
-        weight = tl.load(used + (P.read_heads + h) * P.slots + n, mask=here, other=0.0)
+        weight = tl.load(write_weights + h * P.slots + n, mask=here, other=0.0)
         rows += weight[:, None] * tl.load(sent + P.add_at + h * P.word + w, mask=inside, other=0.0)[None, :]
     return rows

@@ -17,10 +17,14 @@ from memnets.kernels.triton.launch import ceil_power
 
 @dataclass(frozen=True)
 class Plan:
-    """An NTM's sizes and parts: what the kernels are compiled with.
+    """An NTM's sizes and parts, what the kernels are compiled with; and where things lie.
 
-    The interface: a slice per head, read heads first (key, strength, gate, shift, sharpening); then what each write head
-    erases, then what each adds. Features: the controller's output, then the read vectors.
+    Features: the controller's output, then the read vectors. Interface: a slice per head, read heads first (key,
+    strength, gate, shift, sharpening); then what each write head erases, then what each adds.
+    Trace, one row per state: memory, weights, cell; and of the step from there: weights before the shift, gates i f g o,
+    interface, activated.
+    Gradients, passed from step to step: of memory and weights; of the step's weights before and after sharpening; of the
+    cell, twice; of features.
     """
 
     slots: int
@@ -34,7 +38,6 @@ class Plan:
     gate: bool
     shift_width: int
     sharpening: bool
-    keep: bool = True
 
     norm_epsilon: ClassVar[float] = 1e-8
     sharpen_epsilon: ClassVar[float] = 1e-16
@@ -76,6 +79,11 @@ class Plan:
     def features(self) -> int:
         """Controller output beside read vectors."""
         return self.hidden + self.read_heads * self.word
+
+    @property
+    def cells(self) -> int:
+        """Cells of the LSTM, if it is one."""
+        return self.hidden if self.lstm else 0
 
     @property
     def gates(self) -> int:
@@ -132,6 +140,61 @@ class Plan:
         """Numbers in the interface."""
         return self.add_at + self.write_heads * self.word
 
+    @property
+    def weights_at(self) -> int:
+        """Where a row of the trace, and of the gradients, has the heads' weights."""
+        return self.size
+
+    @property
+    def ring_at(self) -> int:
+        """Where a row of the trace has the weights before the shift."""
+        return self.weights_at + self.heads * self.slots
+
+    @property
+    def cell_at(self) -> int:
+        """Where it has the LSTM's cell."""
+        return self.ring_at + self.heads * self.slots
+
+    @property
+    def gates_at(self) -> int:
+        """Where it has the LSTM's gates."""
+        return self.cell_at + self.cells
+
+    @property
+    def sent_at(self) -> int:
+        """Where it has the interface."""
+        return self.gates_at + 4 * self.cells
+
+    @property
+    def trace(self) -> int:
+        """Numbers in a row of the trace."""
+        return self.sent_at + self.interface
+
+    @property
+    def d_used_at(self) -> int:
+        """Where the gradients have that of the step's weights."""
+        return self.weights_at + self.heads * self.slots
+
+    @property
+    def d_shifted_at(self) -> int:
+        """Where they have that of the weights before sharpening."""
+        return self.d_used_at + self.heads * self.slots
+
+    @property
+    def d_cell_at(self) -> int:
+        """Where they have that of the cell: after an even step in the first of two places."""
+        return self.d_shifted_at + self.heads * self.slots
+
+    @property
+    def d_features_at(self) -> int:
+        """Where they have that of the features."""
+        return self.d_cell_at + 2 * self.cells
+
+    @property
+    def gradients(self) -> int:
+        """Numbers of them all."""
+        return self.d_features_at + self.features
+
 
 @triton.jit
 def tile(P: tl.constexpr):
@@ -187,7 +250,9 @@ def times(matrix, vector, row, present, SIZE: tl.constexpr, P: tl.constexpr):
     for first in range(0, SIZE, P.columns):
         column = first + tl.arange(0, P.columns)
         inside = column < SIZE
-        block = tl.load(matrix + row[:, None] * SIZE + column[None, :], mask=present[:, None] & inside[None, :], other=0.0)
+        block = tl.load(
+            matrix + row[:, None] * SIZE + column[None, :], mask=present[:, None] & inside[None, :], other=0.0
+        )
         total += block * tl.load(vector + column, mask=inside, other=0.0)[None, :]
     return tl.sum(total, 1)
 

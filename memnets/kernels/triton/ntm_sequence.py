@@ -53,7 +53,7 @@ def run(
     # A tanh layer doesn't see its own output.
     from_hidden = bias.new_zeros(len(bias), hidden_size) if recurrent_weight is None else recurrent_weight
     start = bias.new_zeros(len(inputs), hidden_size) if hidden is None else hidden
-    features, last, last_cell, memory, last_weights, *_kept = ntm_sequence_triton(
+    features, last, last_cell, memory, last_weights, _trace = ntm_sequence_triton(
         F.linear(inputs, from_inputs, bias),
         torch.cat([start, read_vectors.flatten(1)], dim=1),
         bias.new_zeros(len(inputs), 0) if cell is None else cell,
@@ -96,15 +96,19 @@ def _warps(plan: Plan) -> int:
     return max(4, min(16, plan.slots_tile * plan.word_tile // 512))
 
 
-def _ends(lengths: Tensor | None, like: Tensor, time: int) -> Tensor:
-    """How many steps every sequence runs."""
-    whole = torch.full((len(like),), time, dtype=torch.int64, device=like.device)
-    return whole if lengths is None else lengths.to(torch.int64)
+def _ends(lengths: Tensor | None, steps: Tensor) -> Tensor:
+    """How many of the steps every sequence runs."""
+    if lengths is not None:
+        return lengths.to(torch.int64)
+    return torch.full((len(steps),), steps.shape[1], dtype=torch.int64, device=steps.device)
 
 
-def _at(states: Tensor, ends: Tensor) -> Tensor:
-    """Every sequence's state after its last step, from `[batch time+1 ..]`."""
-    return states[torch.arange(len(ends), device=ends.device), ends]
+def _plan(start: Tensor, cell: Tensor, memory: Tensor, weights: Tensor, read_heads: int, *scheme: Any) -> Plan:
+    """From the shapes of initial features, cell (empty without an LSTM), memory and weights."""
+    (_, slots, word), heads = memory.shape, weights.shape[1]
+    return Plan(
+        slots, word, start.shape[1] - read_heads * word, read_heads, heads - read_heads, cell.shape[1] > 0, *scheme
+    )
 
 
 @torch.library.custom_op("memnets::ntm_sequence_triton", mutates_args=())
@@ -125,64 +129,45 @@ def ntm_sequence_triton(
     shift_width: int,
     sharpening: bool,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Features from the initial ones on, the last of them, last cell, memory and weights; the rest is kept if asked for.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Features from the initial ones on; last features, cell, memory and weights; the trace, whole if it is to be kept.
 
     `projected` [batch time gates] is what inputs and bias add to the gates, `start` [batch features] the first features,
     `recurrence` [gates features] what features add to the next step's gates. `cell` is empty without an LSTM.
     """
-    scheme = (similarity, strength, gate, shift_width, sharpening)
-    plan = _plan(start, cell, memory, weights, read_heads, scheme, keep)
-    time, ends = projected.shape[1], _ends(lengths, start, projected.shape[1])
-    # Steps that aren't run hold zeros.
-    empty = memory.new_empty if lengths is None else memory.new_zeros
-    features, gates, cells, emitted, interpolated, trace, memories = (
-        empty(shape) for shape in _shapes(plan, len(start), time)
+    plan = _plan(start, cell, memory, weights, read_heads, similarity, strength, gate, shift_width, sharpening)
+    (batch, time, _), ends = projected.shape, _ends(lengths, projected)
+    empty = memory.new_empty if lengths is None else memory.new_zeros  # steps that aren't run hold zeros
+    features, trace = empty(batch, time + 1, plan.features), empty(batch, time + 1 if keep else 2, plan.trace)
+    trace[:, -1] = 0  # no step begins there
+    features[:, 0] = start
+    trace[:, 0, : plan.weights_at] = memory.flatten(1)
+    trace[:, 0, plan.weights_at : plan.ring_at] = weights.flatten(1)
+    trace[:, 0, plan.cell_at : plan.gates_at] = cell
+    given = [tensor.contiguous() for tensor in (projected, recurrence, interface, interface_bias)]
+    launch(forward, (batch,), *given, ends, features, trace, time, trace.shape[1], num_warps=_warps(plan), P=plan)
+    sequences = torch.arange(batch, device=ends.device)
+    last = trace[sequences, ends % trace.shape[1]]
+    return (
+        features,
+        features[sequences, ends],
+        last[:, plan.cell_at : plan.gates_at].clone(),
+        last[:, : plan.weights_at].clone().view(memory.shape),
+        last[:, plan.weights_at : plan.ring_at].clone().view(weights.shape),
+        trace,
     )
-    features[:, 0], cells[:, 0], trace[:, 0] = start, cell, weights
-    after = memory.clone(memory_format=torch.contiguous_format)
-    parameters = [tensor.contiguous() for tensor in (projected, recurrence, interface, interface_bias, ends)]
-    saved = (features, gates, cells, emitted, interpolated, trace, memories)
-    launch(forward, (len(start),), *parameters, *saved, after, time, num_warps=_warps(plan), P=plan)
-    last, last_cell, last_weights = (_at(states, ends) for states in (features, cells, trace))
-    return features, last, last_cell, after, last_weights, *saved[1:]
-
-
-def _plan(
-    start: Tensor,
-    cell: Tensor,
-    memory: Tensor,
-    weights: Tensor,
-    read_heads: int,
-    scheme: tuple[str, bool, bool, int, bool],
-    keep: bool = True,
-) -> Plan:
-    (_, slots, word), heads = memory.shape, weights.shape[1]
-    hidden = start.shape[1] - read_heads * word
-    return Plan(slots, word, hidden, read_heads, heads - read_heads, cell.shape[1] > 0, *scheme, keep)
-
-
-def _shapes(plan: Plan, batch: int, time: int) -> list[tuple[int, ...]]:
-    """Of features, gates, cells, emitted, interpolated weights, weights, memories before each step."""
-    steps, cells = (time if plan.keep else 1), (plan.hidden if plan.lstm else 0)
-    return [
-        (batch, time + 1, plan.features),
-        (batch, steps, 4 * cells),
-        (batch, time + 1, cells),
-        (batch, steps, plan.interface),
-        (batch, steps, plan.heads, plan.slots),
-        (batch, time + 1, plan.heads, plan.slots),
-        (batch, time if plan.keep else 0, plan.slots, plan.word),
-    ]
 
 
 @ntm_sequence_triton.register_fake
-def _(projected: Tensor, start: Tensor, cell: Tensor, memory: Tensor, weights: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    read_heads, *scheme, keep = rest[-7:]
-    plan = _plan(start, cell, memory, weights, read_heads, tuple(scheme), keep)
-    features, *kept = (memory.new_empty(shape) for shape in _shapes(plan, len(start), projected.shape[1]))
+def _(
+    projected: Tensor, start: Tensor, cell: Tensor, memory: Tensor, weights: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    *_, read_heads, similarity, strength, gate, shift_width, sharpening, keep = rest
+    plan = _plan(start, cell, memory, weights, read_heads, similarity, strength, gate, shift_width, sharpening)
+    batch, time, _ = projected.shape
     state = (memory.new_empty(tensor.shape) for tensor in (start, cell, memory, weights))
-    return features, *state, *kept
+    features = memory.new_empty(batch, time + 1, plan.features)
+    return features, *state, memory.new_empty(batch, time + 1 if keep else 2, plan.trace)
 
 
 @torch.library.custom_op("memnets::ntm_sequence_triton_backward", mutates_args=())
@@ -193,12 +178,7 @@ def ntm_sequence_triton_backward(
     d_memory: Tensor,
     d_weights: Tensor,
     features: Tensor,
-    gates: Tensor,
-    cells: Tensor,
-    emitted: Tensor,
-    interpolated: Tensor,
     trace: Tensor,
-    memories: Tensor,
     recurrence: Tensor,
     interface: Tensor,
     lengths: Tensor | None,
@@ -209,46 +189,49 @@ def ntm_sequence_triton_backward(
     shift_width: int,
     sharpening: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of all floating arguments, from those of the first five results."""
-    scheme = (similarity, strength, gate, shift_width, sharpening)
-    plan = _plan(d_last, d_cell, d_memory, d_weights, read_heads, scheme)
-    (batch, time), ends = memories.shape[:2], _ends(lengths, d_last, memories.shape[1])
-    # Steps that aren't run hold zeros.
-    empty = d_last.new_empty if lengths is None else d_last.new_zeros
-    d_sums, d_emitted = empty(batch, time, plan.gates), empty(batch, time, plan.interface)
-    d_memory, d_weights, d_start = (
-        tensor.clone(memory_format=torch.contiguous_format) for tensor in (d_memory, d_weights, d_last)
+    """Gradients of all floating arguments, from those of all results but the trace."""
+    plan = _plan(d_last, d_cell, d_memory, d_weights, read_heads, similarity, strength, gate, shift_width, sharpening)
+    batch, time, ends = len(features), features.shape[1] - 1, _ends(lengths, features[:, 1:])
+    empty = trace.new_empty if lengths is None else trace.new_zeros  # steps that aren't run hold zeros
+    d_sums = empty(batch, time, plan.gates + plan.interface)
+    room = d_weights.new_empty(batch, 2 * d_weights[0].numel())
+    gradients = torch.cat([d_memory.flatten(1), d_weights.flatten(1), room, d_cell, d_cell, d_last], dim=1)
+    matrices = [matrix.t().contiguous() for matrix in (recurrence, interface)]
+    given = (*matrices, ends, features, trace, d_features.contiguous())
+    launch(backward, (batch,), *given, gradients, d_sums, time, num_warps=_warps(plan), P=plan)
+    d_gates, d_emitted = d_sums.split([plan.gates, plan.interface], dim=2)
+    seen, hidden = features[:, :-1].flatten(0, 1), features[:, 1:, : plan.hidden].flatten(0, 1)
+    return (
+        d_gates.clone(memory_format=torch.contiguous_format),
+        gradients[:, plan.d_features_at :].clone(),
+        gradients[:, plan.d_cell_at : plan.d_cell_at + plan.cells].clone(),
+        gradients[:, : plan.weights_at].clone().view(d_memory.shape),
+        gradients[:, plan.weights_at : plan.d_used_at].clone().view(d_weights.shape),
+        d_gates.flatten(0, 1).t() @ seen,
+        d_emitted.flatten(0, 1).t() @ hidden,
+        d_emitted.sum((0, 1)),
     )
-    d_cells = torch.stack([d_cell, d_cell], dim=1)
-    carried = (d_memory, d_weights, torch.empty_like(d_weights), torch.empty_like(d_weights), d_start, d_cells)
-    parameters = recurrence.t().contiguous(), interface.t().contiguous(), ends
-    saved = features, gates, cells, emitted, interpolated, trace, memories, d_features.contiguous()
-    launch(backward, (batch,), *parameters, *saved, *carried, d_sums, d_emitted, time, num_warps=_warps(plan), P=plan)
-    seen, made = features[:, :-1].flatten(0, 1), features[:, 1:, : plan.hidden].flatten(0, 1)
-    d_recurrence, d_interface = d_sums.flatten(0, 1).t() @ seen, d_emitted.flatten(0, 1).t() @ made
-    return d_sums, d_start, d_cells[:, 0].clone(), d_memory, d_weights, d_recurrence, d_interface, d_emitted.sum((0, 1))
 
 
 @ntm_sequence_triton_backward.register_fake
-def _(d_features: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    state, recurrence, interface = rest[:4], rest[11], rest[12]
+def _(
+    d_features: Tensor, d_last: Tensor, d_cell: Tensor, d_memory: Tensor, d_weights: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    _features, _trace, recurrence, interface, *_ = rest
     projected = (len(d_features), d_features.shape[1] - 1, len(recurrence))
-    shapes = [projected, *(each.shape for each in (*state, recurrence, interface)), interface.shape[:1]]
-    return tuple(d_features.new_empty(shape) for shape in shapes)
-
-
-NUM_RESULTS = 5
-"""The first results have gradients; the others are kept for the backward pass."""
+    others = (d_last, d_cell, d_memory, d_weights, recurrence, interface, interface[:, 0])
+    return tuple(d_features.new_empty(shape) for shape in (projected, *(other.shape for other in others)))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    recurrence, interface, _bias, lengths = inputs[5:9]
-    ctx.save_for_backward(output[0], *output[NUM_RESULTS:], recurrence, interface, lengths)
-    ctx.options = inputs[9:15]
+    features, *_state, trace = output
+    recurrence, interface, _bias, lengths, *options, _keep = inputs[5:]
+    ctx.save_for_backward(features, trace, recurrence, interface, lengths)
+    ctx.options = options
 
 
 def _gradient(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-    found = torch.ops.memnets.ntm_sequence_triton_backward(*gradients[:NUM_RESULTS], *ctx.saved_tensors, *ctx.options)
+    found = torch.ops.memnets.ntm_sequence_triton_backward(*gradients[:-1], *ctx.saved_tensors, *ctx.options)
     return *found, *[None] * 8
 
 
