@@ -28,59 +28,65 @@ def forward(projected, recurrence, interface, interface_bias, lengths, features,
     n, w, here, inside, at, both = tile(P)
     trace += b * rows_kept * P.trace
     rows = tl.load(trace + at, mask=both, other=0.0)
-    for t in range(tl.load(lengths + b).to(tl.int32)):
-        now, then = trace + t % rows_kept * P.trace, trace + (t + 1) % rows_kept * P.trace
+    steps = tl.load(lengths + b).to(tl.int32)
+    one = tl.minimum(steps, 1)
+    for t in range(steps):
+        now, then = trace + (t % rows_kept).to(tl.int64) * P.trace, trace + ((t + 1) % rows_kept).to(tl.int64) * P.trace
         step = b * time + t
         seen = features + (step + b) * P.features
-        _control(projected + step * P.gates, recurrence, seen, now, then, P)
+        _control(projected + step * P.gates, recurrence, seen, now, then, one, P)
         tl.debug_barrier()
-        _emit(interface, interface_bias, seen + P.features, now + P.sent_at, P)
+        _emit(interface, interface_bias, seen, now, one, P)
         tl.debug_barrier()
-        _interpolate(rows, now, n, w, here, inside, P)
+        _interpolate(rows, now, n, w, here, inside, one, P)
         tl.debug_barrier()
-        _shift_and_sharpen(now, then, n, here, P)
+        _shift_and_sharpen(now, then, n, here, one, P)
         tl.debug_barrier()
-        rows = _read_and_write(rows, now, then, seen + P.features + P.hidden, n, w, here, inside, P)
+        rows = _read_and_write(rows, now, then, seen, n, w, here, inside, one, P)
         tl.store(then + at, rows, mask=both)
         tl.debug_barrier()
 
 
 @triton.jit
-def _control(projected, recurrence, seen, now, then, P: tl.constexpr):
+def _control(projected, recurrence, seen, now, then, one, P: tl.constexpr):
     """output = o tanh(cell'), cell' = f cell + i g, gates i f g o; or tanh of one layer."""
-    for first in range(0, P.hidden, P.rows):
+    for first in range(0, P.hidden * one, P.rows):
         unit = first + tl.arange(0, P.rows)
         present = unit < P.hidden
         if P.lstm:
-            insert = sigmoid(_sums(projected, recurrence, seen, unit, present, 0, P))
-            forget = sigmoid(_sums(projected, recurrence, seen, unit, present, 1, P))
-            candidate = tanh(_sums(projected, recurrence, seen, unit, present, 2, P))
-            emit = sigmoid(_sums(projected, recurrence, seen, unit, present, 3, P))
-            cells = forget * tl.load(now + P.cell_at + unit, mask=present, other=0.0) + insert * candidate
-            tl.store(now + P.gates_at + unit, insert, mask=present)
-            tl.store(now + P.gates_at + P.hidden + unit, forget, mask=present)
-            tl.store(now + P.gates_at + 2 * P.hidden + unit, candidate, mask=present)
-            tl.store(now + P.gates_at + 3 * P.hidden + unit, emit, mask=present)
-            tl.store(then + P.cell_at + unit, cells, mask=present)
+            insert = sigmoid(_sums(projected, recurrence, seen, unit, present, 0, one, P))
+            forget = sigmoid(_sums(projected, recurrence, seen, unit, present, 1, one, P))
+            candidate = tanh(_sums(projected, recurrence, seen, unit, present, 2, one, P))
+            emit = sigmoid(_sums(projected, recurrence, seen, unit, present, 3, one, P))
+            cells = forget * tl.load(now + (P.cell_at + unit), mask=present, other=0.0) + insert * candidate
+            tl.store(now + (P.gates_at + unit), insert, mask=present)
+            tl.store(now + (P.gates_at + P.hidden + unit), forget, mask=present)
+            tl.store(now + (P.gates_at + 2 * P.hidden + unit), candidate, mask=present)
+            tl.store(now + (P.gates_at + 3 * P.hidden + unit), emit, mask=present)
+            tl.store(then + (P.cell_at + unit), cells, mask=present)
             output = emit * tanh(cells)
         else:
-            output = tanh(_sums(projected, recurrence, seen, unit, present, 0, P))
-        tl.store(seen + P.features + unit, output, mask=present)
+            output = tanh(_sums(projected, recurrence, seen, unit, present, 0, one, P))
+        tl.store(seen + (P.features + unit), output, mask=present)
 
 
 @triton.jit
-def _sums(projected, recurrence, seen, unit, present, gate: tl.constexpr, P: tl.constexpr):
+def _sums(projected, recurrence, seen, unit, present, gate: tl.constexpr, one, P: tl.constexpr):
     row = gate * P.hidden + unit
-    return tl.load(projected + row, mask=present, other=0.0) + times(recurrence, seen, row, present, P.features, P)
+    return tl.load(projected + row, mask=present, other=0.0) + times(
+        recurrence, seen, 0, row, present, P.features, one, P
+    )
 
 
 @triton.jit
-def _emit(interface, interface_bias, output, sent, P: tl.constexpr):
-    for first in range(0, P.interface, P.rows):
+def _emit(interface, interface_bias, seen, now, one, P: tl.constexpr):
+    for first in range(0, P.interface * one, P.rows):
         i = first + tl.arange(0, P.rows)
         present = i < P.interface
-        raw = tl.load(interface_bias + i, mask=present, other=0.0) + times(interface, output, i, present, P.hidden, P)
-        tl.store(sent + i, _activated(raw, i, P), mask=present)
+        raw = tl.load(interface_bias + i, mask=present, other=0.0) + times(
+            interface, seen, P.features, i, present, P.hidden, one, P
+        )
+        tl.store(now + (P.sent_at + i), _activated(raw, i, P), mask=present)
 
 
 @triton.jit
@@ -95,41 +101,42 @@ def _activated(raw, i, P: tl.constexpr):
 
 
 @triton.jit
-def _interpolate(rows, now, n, w, here, inside, P: tl.constexpr):
+def _interpolate(rows, now, n, w, here, inside, one, P: tl.constexpr):
     """Content and previous weights, interpolated (equations 5 to 7), or the one that is there."""
     inverse = inverse_norms(rows, P)
-    for h in range(P.heads):
-        head = now + P.sent_at + h * P.head
-        weight = tl.load(now + P.weights_at + h * P.slots + n, mask=here, other=0.0)
+    for h in range(P.heads * one):
+        head = P.sent_at + h * P.head
+        weight = tl.load(now + (P.weights_at + h * P.slots + n), mask=here, other=0.0)
         if P.key:
-            _, _, similarity = key_and_similarity(rows, inverse, head, w, inside, P)
-            content = softmax(strengthened(similarity, head, P), here)
-            weight = weight + tl.load(head + P.gate_at) * (content - weight) if P.gate else content
-        tl.store(now + P.ring_at + h * P.slots + n, weight, mask=here)
+            _, _, similarity = key_and_similarity(rows, inverse, now, head, w, inside, P)
+            content = softmax(strengthened(similarity, now, head, P), here)
+            weight = weight + tl.load(now + (head + P.gate_at)) * (content - weight) if P.gate else content
+        tl.store(now + (P.ring_at + h * P.slots + n), weight, mask=here)
 
 
 @triton.jit
-def _shift_and_sharpen(now, then, n, here, P: tl.constexpr):
+def _shift_and_sharpen(now, then, n, here, one, P: tl.constexpr):
     """Equations 8 and 9; sharpening as a softmax of logarithms."""
-    for h in range(P.heads):
-        head = now + P.sent_at + h * P.head
-        weight = shifted(now + P.ring_at + h * P.slots, head, n, here, P)
+    for h in range(P.heads * one):
+        weight = shifted(now, h, n, here, one, P)
         if P.sharpening:
-            weight = softmax(tl.load(head + P.sharpening_at) * tl.log(sharpening_base(weight, P)), here)
-        tl.store(then + P.weights_at + h * P.slots + n, weight, mask=here)
+            sharpening = tl.load(now + (P.sent_at + h * P.head + P.sharpening_at))
+            weight = softmax(sharpening * tl.log(sharpening_base(weight, P)), here)
+        tl.store(then + (P.weights_at + h * P.slots + n), weight, mask=here)
 
 
 @triton.jit
-def _read_and_write(rows, now, then, reads, n, w, here, inside, P: tl.constexpr):
+def _read_and_write(rows, now, then, seen, n, w, here, inside, one, P: tl.constexpr):
     """Read vectors (equation 2), and the memory after all have erased and then all have added (3 and 4)."""
-    for h in range(P.read_heads):
-        weight = tl.load(then + P.weights_at + h * P.slots + n, mask=here, other=0.0)
-        tl.store(reads + h * P.word + w, tl.sum(weight[:, None] * rows, 0), mask=inside)
-    write_weights, sent = then + P.weights_at + P.read_heads * P.slots, now + P.sent_at
-    for h in range(P.write_heads):
-        weight = tl.load(write_weights + h * P.slots + n, mask=here, other=0.0)
-        rows *= 1.0 - weight[:, None] * tl.load(sent + P.erase_at + h * P.word + w, mask=inside, other=0.0)[None, :]
-    for h in range(P.write_heads):
-        weight = tl.load(write_weights + h * P.slots + n, mask=here, other=0.0)
-        rows += weight[:, None] * tl.load(sent + P.add_at + h * P.word + w, mask=inside, other=0.0)[None, :]
+    for h in range(P.read_heads * one):
+        weight = tl.load(then + (P.weights_at + h * P.slots + n), mask=here, other=0.0)
+        reads = P.features + P.hidden + h * P.word
+        tl.store(seen + (reads + w), tl.sum(weight[:, None] * rows, 0), mask=inside)
+    slots, erases, adds = P.weights_at + P.read_heads * P.slots, P.sent_at + P.erase_at, P.sent_at + P.add_at
+    for h in range(P.write_heads * one):
+        weight = tl.load(then + (slots + h * P.slots + n), mask=here, other=0.0)
+        rows *= 1.0 - weight[:, None] * tl.load(now + (erases + h * P.word + w), mask=inside, other=0.0)[None, :]
+    for h in range(P.write_heads * one):
+        weight = tl.load(then + (slots + h * P.slots + n), mask=here, other=0.0)
+        rows += weight[:, None] * tl.load(now + (adds + h * P.word + w), mask=inside, other=0.0)[None, :]
     return rows

@@ -244,16 +244,16 @@ def softmax(scores, here):
 
 
 @triton.jit
-def times(matrix, vector, row, present, SIZE: tl.constexpr, P: tl.constexpr):
-    """Rows of a matrix [.. SIZE] times a vector."""
+def times(matrix, vector, at, row, present, SIZE: tl.constexpr, one, P: tl.constexpr):
+    """Rows of a matrix [.. SIZE] times what lies at `at` of a vector."""
     total = tl.zeros((P.rows, P.columns), matrix.dtype.element_ty)
-    for first in range(0, SIZE, P.columns):
+    for first in range(0, SIZE * one, P.columns):
         column = first + tl.arange(0, P.columns)
         inside = column < SIZE
         block = tl.load(
             matrix + row[:, None] * SIZE + column[None, :], mask=present[:, None] & inside[None, :], other=0.0
         )
-        total += block * tl.load(vector + column, mask=inside, other=0.0)[None, :]
+        total += block * tl.load(vector + (at + column), mask=inside, other=0.0)[None, :]
     return tl.sum(total, 1)
 
 
@@ -264,9 +264,9 @@ def inverse_norms(rows, P: tl.constexpr):
 
 
 @triton.jit
-def key_and_similarity(rows, inverse, head, w, inside, P: tl.constexpr):
+def key_and_similarity(rows, inverse, now, head, w, inside, P: tl.constexpr):
     """A head's key, 1 / |key|, and its similarity with every slot (equation 6)."""
-    key = tl.load(head + w, mask=inside, other=0.0)
+    key = tl.load(now + (head + w), mask=inside, other=0.0)
     similarity = tl.sum(rows * key[None, :], 1)
     key_inverse = 1.0 / tl.sqrt(tl.sum(key * key, 0) + P.norm_epsilon)
     if P.cosine:
@@ -275,33 +275,35 @@ def key_and_similarity(rows, inverse, head, w, inside, P: tl.constexpr):
 
 
 @triton.jit
-def strengthened(similarity, head, P: tl.constexpr):
+def strengthened(similarity, now, head, P: tl.constexpr):
     """Times the head's strength, if it has one."""
     if P.strength:
-        similarity *= tl.load(head + P.strength_at)
+        similarity *= tl.load(now + (head + P.strength_at))
     return similarity
 
 
 @triton.jit
-def shift_scale(head, P: tl.constexpr):
+def shift_scale(now, head, P: tl.constexpr):
     """Highest of what a head emits for its shift, and the sum of powers: the softmax of entry j needs both."""
     j = tl.arange(0, P.shift_tile)
-    raw = tl.load(head + P.shift_at + j, mask=j < P.shift_width, other=float("-inf"))
+    raw = tl.load(now + (head + P.shift_at + j), mask=j < P.shift_width, other=float("-inf"))
     highest = tl.max(raw, 0)
     return highest, tl.sum(tl.exp(raw - highest), 0)
 
 
 @triton.jit
-def shifted(ring, head, n, here, P: tl.constexpr):
+def shifted(now, h, n, here, one, P: tl.constexpr):
     """Σ_j shift(j) w(n - offset(j)), slots in a ring (equation 8); offset(j) = j - width // 2."""
     if P.shift_width == 0:
-        return tl.load(ring + n, mask=here, other=0.0)
+        return tl.load(now + (P.ring_at + h * P.slots + n), mask=here, other=0.0)
     else:
-        highest, total = shift_scale(head, P)
-        result = tl.zeros((P.slots_tile,), ring.dtype.element_ty)
-        for j in range(P.shift_width):
-            part = tl.exp(tl.load(head + P.shift_at + j) - highest) / total
-            result += part * tl.load(ring + (n - j + P.shift_width // 2 + P.wrap) % P.slots, mask=here, other=0.0)
+        head = P.sent_at + h * P.head
+        highest, total = shift_scale(now, head, P)
+        result = tl.zeros((P.slots_tile,), now.dtype.element_ty)
+        for j in range(P.shift_width * one):
+            part = tl.exp(tl.load(now + (head + P.shift_at + j)) - highest) / total
+            source = P.ring_at + h * P.slots + (n - j + P.shift_width // 2 + P.wrap) % P.slots
+            result += part * tl.load(now + source, mask=here, other=0.0)
         return result
 
 
