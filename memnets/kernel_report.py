@@ -113,7 +113,7 @@ def compiled(made: Launch, target: GPUTarget) -> Usage:
         elif isinstance(value, Tensor):
             aligned[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(made.kernel, _signature(made), constants, aligned)
-    options = {"num_warps": made.num_warps, "enable_fp_fusion": True}
+    options = made.options(target.backend == "cuda") | {"enable_fp_fusion": True}
     binary = triton.compile(source, target=target, options=options)
     return _of_nvidia(binary) if target.backend == "cuda" else _of_amd(binary)
 

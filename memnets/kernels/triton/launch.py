@@ -16,25 +16,41 @@ TILE = 1024
 
 
 class Launch(NamedTuple):
-    """A kernel with the arguments it is called with; `constants` are compiled in."""
+    """A kernel with the arguments it is called with; `constants` are compiled in.
+
+    With `roomy`, threads may have all registers there are: else NVIDIA's assembler spills some of them where that lets
+    more programs share a multiprocessor.
+    """
 
     kernel: Any
     arguments: tuple[Any, ...]
     constants: dict[str, Any]
     num_warps: int
+    roomy: bool = False
 
+    def options(self, nvidia: bool) -> dict[str, Any]:
+        """What the compiler is told."""
+        most = {"maxnreg": min(255, REGISTERS // (32 * self.num_warps))} if self.roomy and nvidia else {}
+        return {"num_warps": self.num_warps, **most}
+
+
+REGISTERS = 65536
+"""Of an NVIDIA multiprocessor."""
 
 _record: list[Launch] | None = None
 _runs = True
 """Whether what is recorded runs too."""
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, num_warps: int = 4, **constants: Any) -> None:
+def launch(
+    kernel: Any, grid: tuple[int, ...], *arguments: Any, num_warps: int = 4, roomy: bool = False, **constants: Any
+) -> None:
     """Run a kernel, every argument of a size or kind that code depends on among `constants`."""
+    made = Launch(kernel, arguments, constants, num_warps, roomy)
     if _record is not None:
-        _record.append(Launch(kernel, arguments, constants, num_warps))
+        _record.append(made)
     if _runs:
-        kernel[grid](*arguments, **constants, num_warps=num_warps)
+        kernel[grid](*arguments, **constants, **made.options(nvidia=torch.version.hip is None))
 
 
 @contextmanager

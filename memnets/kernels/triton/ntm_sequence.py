@@ -88,12 +88,9 @@ def obstacle(memory: Tensor) -> str | None:
 
 
 LARGEST = 8192
-"""Numbers of a memory, both axes padded to powers of two, with which no target spills registers."""
+"""Numbers of a memory, both axes padded to powers of two, that leave a thread registers for all else."""
 
-
-def _warps(plan: Plan) -> int:
-    """Enough that a memory's tile takes 16 registers of every thread."""
-    return max(4, min(16, plan.slots_tile * plan.word_tile // 512))
+WARPS = 8
 
 
 def _ends(lengths: Tensor | None, steps: Tensor) -> Tensor:
@@ -145,7 +142,7 @@ def ntm_sequence_triton(
     trace[:, 0, plan.weights_at : plan.ring_at] = weights.flatten(1)
     trace[:, 0, plan.cell_at : plan.gates_at] = cell
     given = [tensor.contiguous() for tensor in (projected, recurrence, interface, interface_bias)]
-    launch(forward, (batch,), *given, ends, features, trace, time, trace.shape[1], num_warps=_warps(plan), P=plan)
+    launch(forward, (batch,), *given, ends, features, trace, time, trace.shape[1], num_warps=WARPS, roomy=True, P=plan)
     sequences = torch.arange(batch, device=ends.device)
     last = trace[sequences, ends % trace.shape[1]]
     return (
@@ -198,7 +195,7 @@ def ntm_sequence_triton_backward(
     gradients = torch.cat([d_memory.flatten(1), d_weights.flatten(1), room, d_cell, d_cell, d_last], dim=1)
     matrices = [matrix.t().contiguous() for matrix in (recurrence, interface)]
     given = (*matrices, ends, features, trace, d_features.contiguous())
-    launch(backward, (batch,), *given, gradients, d_sums, time, num_warps=_warps(plan), P=plan)
+    launch(backward, (batch,), *given, gradients, d_sums, time, num_warps=WARPS, roomy=True, P=plan)
     d_gates, d_emitted = d_sums.split([plan.gates, plan.interface], dim=2)
     seen, hidden = features[:, :-1].flatten(0, 1), features[:, 1:, : plan.hidden].flatten(0, 1)
     return (
