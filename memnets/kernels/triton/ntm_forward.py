@@ -1,4 +1,4 @@
-"""The sequence kernel's forward pass: a program runs one sequence, its memory a tile on the chip from first to last step."""
+"""The sequence kernel's forward pass: a program runs a sequence, its memory a tile on the chip from step to step."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _emit(interface, interface_bias, seen, now, one, P: tl.constexpr):
 
 @triton.jit
 def _activated(raw, i, P: tl.constexpr):
-    """Keys and adds tanh, gates and erases sigmoid, strengths softplus, sharpenings 1 + softplus; shifts as they are."""
+    """Keys, adds: tanh. Gates, erases: sigmoid. Strengths: softplus. Sharpenings: 1 + softplus. Shifts: as they are."""
     heads, erase = i < P.erase_at, (i >= P.erase_at) & (i < P.add_at)
     part = i % (P.head if P.head else 1)
     result = tl.where((heads & (part < P.strength_at)) | (i >= P.add_at), tanh(raw), raw)

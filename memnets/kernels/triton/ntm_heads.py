@@ -1,199 +1,14 @@
-"""What the sequence kernel's passes share: its constants, activations, matrix-vector product, and addressing.
+"""What the sequence kernel's passes share: activations, the product of a matrix and a vector, addressing.
 
-Arithmetic as in the C++ kernel. Everything per head passes through global memory, so that heads and shifts are loops at
-run time and take no registers: between a store and its loads by other threads stands a barrier.
+Arithmetic as in the C++ kernel. What heads compute passes through global memory, a barrier between its store and its
+loads by other threads: heads and shifts are then loops at run time, and take no registers. `one` in their bounds is 1,
+which the compiler can't know: it unrolls loops of known length, and every turn takes registers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import triton
 import triton.language as tl
-
-from memnets.kernels.triton.launch import ceil_power
-
-
-@dataclass(frozen=True)
-class Plan:
-    """An NTM's sizes and parts, what the kernels are compiled with; and where things lie.
-
-    Features: the controller's output, then the read vectors. Interface: a slice per head, read heads first (key,
-    strength, gate, shift, sharpening); then what each write head erases, then what each adds.
-    Trace, one row per state: memory, weights, cell; and of the step from there: weights before the shift, gates i f g o,
-    interface, activated.
-    Gradients, passed from step to step: of memory and weights; of the step's weights before and after sharpening; of the
-    cell, twice; of features.
-    """
-
-    slots: int
-    word: int
-    hidden: int
-    read_heads: int
-    write_heads: int
-    lstm: bool
-    similarity: str
-    strength: bool
-    gate: bool
-    shift_width: int
-    sharpening: bool
-
-    norm_epsilon: ClassVar[float] = 1e-8
-    sharpen_epsilon: ClassVar[float] = 1e-16
-    rows: ClassVar[int] = 32
-    """Of a block of a matrix."""
-    columns: ClassVar[int] = 64
-
-    @property
-    def slots_tile(self) -> int:
-        """Slots of the tile that holds a memory."""
-        return ceil_power(self.slots)
-
-    @property
-    def word_tile(self) -> int:
-        """Width of the tile that holds a memory."""
-        return ceil_power(self.word)
-
-    @property
-    def shift_tile(self) -> int:
-        """Width of a tile that holds a shift."""
-        return ceil_power(self.shift_width)
-
-    @property
-    def wrap(self) -> int:
-        """A multiple of the slots that no shift goes beyond."""
-        return self.shift_width * self.slots
-
-    @property
-    def size(self) -> int:
-        """Numbers in a memory."""
-        return self.slots * self.word
-
-    @property
-    def heads(self) -> int:
-        """Read and write heads."""
-        return self.read_heads + self.write_heads
-
-    @property
-    def features(self) -> int:
-        """Controller output beside read vectors."""
-        return self.hidden + self.read_heads * self.word
-
-    @property
-    def cells(self) -> int:
-        """Cells of the LSTM, if it is one."""
-        return self.hidden if self.lstm else 0
-
-    @property
-    def gates(self) -> int:
-        """Sums the controller takes the activations of."""
-        return 4 * self.hidden if self.lstm else self.hidden
-
-    @property
-    def key(self) -> bool:
-        """Whether heads address by content."""
-        return self.similarity != "none"
-
-    @property
-    def cosine(self) -> bool:
-        """Whether a key's and a slot's norm count."""
-        return self.similarity == "cosine"
-
-    @property
-    def strength_at(self) -> int:
-        """Where, in a head's slice, its strength lies."""
-        return self.word if self.key else 0
-
-    @property
-    def gate_at(self) -> int:
-        """Where its gate lies."""
-        return self.strength_at + self.strength
-
-    @property
-    def shift_at(self) -> int:
-        """Where its shift lies."""
-        return self.gate_at + self.gate
-
-    @property
-    def sharpening_at(self) -> int:
-        """Where its sharpening lies."""
-        return self.shift_at + self.shift_width
-
-    @property
-    def head(self) -> int:
-        """Numbers in a head's slice."""
-        return self.sharpening_at + self.sharpening
-
-    @property
-    def erase_at(self) -> int:
-        """Where the interface says what is erased."""
-        return self.heads * self.head
-
-    @property
-    def add_at(self) -> int:
-        """Where it says what is added."""
-        return self.erase_at + self.write_heads * self.word
-
-    @property
-    def interface(self) -> int:
-        """Numbers in the interface."""
-        return self.add_at + self.write_heads * self.word
-
-    @property
-    def weights_at(self) -> int:
-        """Where a row of the trace, and of the gradients, has the heads' weights."""
-        return self.size
-
-    @property
-    def ring_at(self) -> int:
-        """Where a row of the trace has the weights before the shift."""
-        return self.weights_at + self.heads * self.slots
-
-    @property
-    def cell_at(self) -> int:
-        """Where it has the LSTM's cell."""
-        return self.ring_at + self.heads * self.slots
-
-    @property
-    def gates_at(self) -> int:
-        """Where it has the LSTM's gates."""
-        return self.cell_at + self.cells
-
-    @property
-    def sent_at(self) -> int:
-        """Where it has the interface."""
-        return self.gates_at + 4 * self.cells
-
-    @property
-    def trace(self) -> int:
-        """Numbers in a row of the trace."""
-        return self.sent_at + self.interface
-
-    @property
-    def d_used_at(self) -> int:
-        """Where the gradients have that of the step's weights."""
-        return self.weights_at + self.heads * self.slots
-
-    @property
-    def d_shifted_at(self) -> int:
-        """Where they have that of the weights before sharpening."""
-        return self.d_used_at + self.heads * self.slots
-
-    @property
-    def d_cell_at(self) -> int:
-        """Where they have that of the cell: after an even step in the first of two places."""
-        return self.d_shifted_at + self.heads * self.slots
-
-    @property
-    def d_features_at(self) -> int:
-        """Where they have that of the features."""
-        return self.d_cell_at + 2 * self.cells
-
-    @property
-    def gradients(self) -> int:
-        """Numbers of them all."""
-        return self.d_features_at + self.features
 
 
 @triton.jit
@@ -224,8 +39,8 @@ def sigmoid(x):
 def softplus(x):
     """log(1 + e^x); the rounding of 1 + e^-|x| is divided out again."""
     power = tl.exp(-tl.abs(x))
-    sum = 1.0 + power
-    return tl.maximum(x, 0.0) + tl.where(sum == 1.0, power, tl.log(sum) * (power / (sum - 1.0)))
+    rounded = 1.0 + power
+    return tl.maximum(x, 0.0) + tl.where(rounded == 1.0, power, tl.log(rounded) * (power / (rounded - 1.0)))
 
 
 @triton.jit
@@ -249,10 +64,8 @@ def times(matrix, vector, at, row, present, SIZE: tl.constexpr, one, P: tl.const
     total = tl.zeros((P.rows, P.columns), matrix.dtype.element_ty)
     for first in range(0, SIZE * one, P.columns):
         column = first + tl.arange(0, P.columns)
-        inside = column < SIZE
-        block = tl.load(
-            matrix + row[:, None] * SIZE + column[None, :], mask=present[:, None] & inside[None, :], other=0.0
-        )
+        inside, at_both = column < SIZE, row[:, None] * SIZE + column[None, :]
+        block = tl.load(matrix + at_both, mask=present[:, None] & inside[None, :], other=0.0)
         total += block * tl.load(vector + (at + column), mask=inside, other=0.0)[None, :]
     return tl.sum(total, 1)
 

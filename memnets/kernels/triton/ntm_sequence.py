@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import triton
 from torch import Tensor
 
 from memnets.kernels.triton.launch import ceil_power, launch
 from memnets.kernels.triton.ntm_backward import backward
 from memnets.kernels.triton.ntm_forward import forward
-from memnets.kernels.triton.ntm_heads import Plan
+from memnets.kernels.triton.ntm_plan import Plan
 
 Result = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 
@@ -42,8 +43,8 @@ def run(
 ) -> Result:
     """Features at every step, and the state after the last: see memnets.ops.ntm_sequence.
 
-    A sequence with a length runs that many steps: features are 0 after them, and the state stays. All tensors are
-    float32 or all float64; without recurrent weights the controller is one tanh layer, and `hidden` and `cell` are None.
+    A sequence with a length runs that many steps: features are 0 after them, and the state stays. Without recurrent
+    weights the controller is one tanh layer, and `hidden` and `cell` are None. All tensors are float32, or all float64.
     """
     (input_size, hidden_size), num_reads = (inputs.shape[2], interface_weight.shape[1]), read_weights.shape[1]
     given = (inputs, memory, read_weights, write_weights, read_vectors, hidden, cell, input_weight, recurrent_weight)
@@ -53,8 +54,10 @@ def run(
     # A tanh layer doesn't see its own output.
     from_hidden = bias.new_zeros(len(bias), hidden_size) if recurrent_weight is None else recurrent_weight
     start = bias.new_zeros(len(inputs), hidden_size) if hidden is None else hidden
+    with torch.autocast(inputs.device.type, enabled=False):
+        projected = F.linear(inputs, from_inputs, bias)
     features, last, last_cell, memory, last_weights, _trace = ntm_sequence_triton(
-        F.linear(inputs, from_inputs, bias),
+        projected,
         torch.cat([start, read_vectors.flatten(1)], dim=1),
         bias.new_zeros(len(inputs), 0) if cell is None else cell,
         memory,
@@ -80,15 +83,17 @@ def run(
 
 def obstacle(memory: Tensor) -> str | None:
     """Return why a memory of this shape and dtype can't be served, None if it can: it must fit the chip."""
+    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 4):
+        return f"Triton {triton.__version__} doesn't know objects as constants, 3.4 does"
     slots, word = memory.shape[1:]
-    size = ceil_power(slots) * ceil_power(word) * (2 if memory.dtype == torch.float64 else 1)
+    size = ceil_power(slots) * max(ceil_power(word), 4) * (2 if memory.dtype == torch.float64 else 1)
     if size > LARGEST:
-        return f"a memory of {slots} x {word} numbers doesn't fit the chip: {size} with padding, {LARGEST} at most"
+        return f"a memory of {slots} x {word} doesn't fit the chip: it takes the room of {size} numbers, {LARGEST} fit"
     return None
 
 
 LARGEST = 8192
-"""Numbers of a memory, both axes padded to powers of two, that leave a thread registers for all else."""
+"""Numbers of a memory, both axes padded to powers of two (words to 4 at least), that leave registers for all else."""
 
 WARPS = 8
 
@@ -129,8 +134,8 @@ def ntm_sequence_triton(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Features from the initial ones on; last features, cell, memory and weights; the trace, whole if it is to be kept.
 
-    `projected` [batch time gates] is what inputs and bias add to the gates, `start` [batch features] the first features,
-    `recurrence` [gates features] what features add to the next step's gates. `cell` is empty without an LSTM.
+    `projected` [batch time gates] is what inputs and bias add to the gates, `recurrence` [gates features] what features
+    add to the next step's; `start` [batch features] are the initial features; `cell` is empty without an LSTM.
     """
     plan = _plan(start, cell, memory, weights, read_heads, similarity, strength, gate, shift_width, sharpening)
     (batch, time, _), ends = projected.shape, _ends(lengths, projected)
@@ -224,12 +229,17 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     features, *_state, trace = output
     recurrence, interface, _bias, lengths, *options, _keep = inputs[5:]
     ctx.save_for_backward(features, trace, recurrence, interface, lengths)
-    ctx.options = options
+    ctx.options, ctx.shapes = options, [each.shape for each in output[:-1]]
+    ctx.set_materialize_grads(False)  # the trace's would be as large as the trace
 
 
-def _gradient(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-    found = torch.ops.memnets.ntm_sequence_triton_backward(*gradients[:-1], *ctx.saved_tensors, *ctx.options)
-    return *found, *[None] * 8
+def _gradient(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors  # once: under activation checkpointing, that computes them again
+    given = [
+        saved[0].new_zeros(shape) if gradient is None else gradient
+        for shape, gradient in zip(ctx.shapes, gradients[:-1], strict=True)
+    ]
+    return *torch.ops.memnets.ntm_sequence_triton_backward(*given, *saved, *ctx.options), *[None] * 8
 
 
 ntm_sequence_triton.register_autograd(_gradient, setup_context=_save)
