@@ -18,6 +18,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import mangle_type
 
 from memnets.kernels import triton as kernels
+from memnets.kernels.triton import ntm_sequence
 from memnets.kernels.triton.launch import Launch, interpreting, recorded
 from memnets.ops.backend import use_backend
 from memnets.ops.cases import Case, Sizes, cases
@@ -33,6 +34,59 @@ SIZES = {
     "large": Sizes(batch=4, heads=4, slots=4096, word=64, time=8, k=8),
 }
 """The NTM paper's memory, and one of sparse access."""
+
+
+class SequenceCase(NamedTuple):
+    """A call of the sequence kernel, for an NTM of these sizes with as many read as write heads."""
+
+    name: str
+    lstm: bool
+    slots: int
+    word: int
+    heads: int
+    hidden: int = 100
+    inputs: int = 9
+
+    @property
+    def function(self) -> Any:
+        """What is called."""
+        return ntm_sequence.run
+
+    def arguments(self, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+        """Zeros by name, and every part of addressing."""
+        gates, read = (4 if self.lstm else 1) * self.hidden, self.heads * self.word
+        interface = 2 * self.heads * (self.word + 6) + 2 * read
+        shapes = {
+            "inputs": (2, 3, self.inputs),
+            "memory": (2, self.slots, self.word),
+            "read_weights": (2, self.heads, self.slots),
+            "write_weights": (2, self.heads, self.slots),
+            "read_vectors": (2, self.heads, self.word),
+            "hidden": (2, self.hidden),
+            "cell": (2, self.hidden),
+            "input_weight": (gates, self.inputs + read),
+            "recurrent_weight": (gates, self.hidden),
+            "bias": (gates,),
+            "interface_weight": (interface, self.hidden),
+            "interface_bias": (interface,),
+        }
+        made: dict[str, Any] = {name: torch.zeros(shape, dtype=dtype) for name, shape in shapes.items()}
+        if not self.lstm:
+            made |= dict.fromkeys(("hidden", "cell", "recurrent_weight"))
+        parts = {"similarity": "cosine", "strength": True, "gate": True, "shift_width": 3, "sharpening": True}
+        return made | {"lengths": None} | parts
+
+
+SEQUENCE = "ntm_sequence"
+SEQUENCES = {
+    "paper": [
+        SequenceCase(f"{SEQUENCE}-{'lstm' if lstm else 'tanh'}-paper", lstm, 128, 20, 1) for lstm in (True, False)
+    ],
+    "large": [
+        SequenceCase(f"{SEQUENCE}-{'lstm' if lstm else 'tanh'}-large", lstm, 256, 32, 4) for lstm in (True, False)
+    ],
+}
+"""The NTM paper's controllers with its memory, and with one of the largest that the sequence kernel serves."""
 
 
 class Usage(NamedTuple):
@@ -61,21 +115,27 @@ def kernel_names() -> list[str]:
 
 
 def report(ops: Iterable[str], targets: Iterable[str], sizes: Iterable[str] = tuple(SIZES)) -> Iterator[Row]:
-    """Compile every kernel that the ops launch, forward and backward.
+    """Compile every kernel that the ops launch, forward and backward; the sequence kernel's is `ntm_sequence`.
 
     Raises:
         RuntimeError: kernels were imported for the interpreter, which has nothing to compile.
     """
     if interpreting():
         raise RuntimeError("unset TRITON_INTERPRET: kernels for the interpreter can't be compiled")
-    chosen = {name: SIZES[name] for name in sizes}
-    for case in (case for op in ops for case in cases(op, chosen)):
+    sizes = list(sizes)
+    for case in (case for op in ops for case in _cases(op, sizes)):
         for made in _distinct(launches(case)):
             for target in targets:
                 yield Row(case.name, made.kernel.fn.__name__, target, compiled(made, TARGETS[target]))
 
 
-def launches(case: Case, dtype: torch.dtype = torch.float32) -> list[Launch]:
+def _cases(op: str, sizes: Iterable[str]) -> Iterable[Case | SequenceCase]:
+    if op == SEQUENCE:
+        return [case for name in sizes for case in SEQUENCES[name]]
+    return cases(op, {name: SIZES[name] for name in sizes})
+
+
+def launches(case: Case | SequenceCase, dtype: torch.dtype = torch.float32) -> list[Launch]:
     """Return what a case launches, without running it."""
     arguments = case.arguments(dtype)
     for value in arguments.values():
@@ -84,7 +144,7 @@ def launches(case: Case, dtype: torch.dtype = torch.float32) -> list[Launch]:
     with use_backend("triton"), recorded() as found:
         results = case.function(**arguments)
         results = results if isinstance(results, tuple) else (results,)
-        sum(result.sum() for result in results if result.requires_grad).backward()
+        sum(result.sum() for result in results if result is not None and result.requires_grad).backward()
     return found
 
 
