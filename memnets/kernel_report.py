@@ -80,11 +80,10 @@ class SequenceCase(NamedTuple):
 SEQUENCE = "ntm_sequence"
 SEQUENCES = {
     "paper": [
-        SequenceCase(f"{SEQUENCE}-{'lstm' if lstm else 'tanh'}-paper", lstm, 128, 20, 1) for lstm in (True, False)
+        SequenceCase(f"{SEQUENCE}-lstm-paper", True, 128, 20, 1),
+        SequenceCase(f"{SEQUENCE}-tanh-paper", False, 128, 20, 1),
     ],
-    "large": [
-        SequenceCase(f"{SEQUENCE}-{'lstm' if lstm else 'tanh'}-large", lstm, 256, 32, 4) for lstm in (True, False)
-    ],
+    "large": [SequenceCase(f"{SEQUENCE}-lstm-large", True, 256, 32, 4)],
 }
 """The NTM paper's controllers with its memory, and with one of the largest that the sequence kernel serves."""
 

@@ -66,7 +66,7 @@ class Problem(NamedTuple):
         return [tensor for tensor in (self.inputs, *self.state, *self.weights) if tensor is not None]
 
 
-def problem(shape=None, lstm=True, scheme=None, dtype=torch.float64, seed=0, scale=1.0):
+def problem(shape=None, lstm=True, scheme=None, dtype=torch.float64, seed=0, scale=1.0, device="cpu"):
     """Random arguments: the same values, bar rounding, for the same seed at any precision."""
     shape, scheme = shape or Shape(), scheme or HeadScheme()
     generator = torch.Generator().manual_seed(seed)
@@ -78,7 +78,7 @@ def problem(shape=None, lstm=True, scheme=None, dtype=torch.float64, seed=0, sca
         return place(torch.randn(sizes, generator=generator, dtype=torch.float64).softmax(-1))
 
     def place(tensor):
-        tensor = tensor.to(dtype)
+        tensor = tensor.to(device, dtype)
         if shape.strided:  # the gaps hold what must not be read
             tensor = torch.stack([tensor, torch.full_like(tensor, torch.nan)], dim=-1)[..., 0]
         return tensor.requires_grad_()
@@ -115,7 +115,7 @@ def results(function, given):
     features, state = function(*given)
     outputs = [features, *(part for part in state if part is not None)]
     generator = torch.Generator().manual_seed(1)
-    gradients = [torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.dtype) for out in outputs]
+    gradients = [torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out) for out in outputs]
     found = torch.autograd.grad(outputs, given.tensors, gradients, allow_unused=True)
     zeros = (torch.zeros_like(tensor) for tensor in given.tensors)
     return outputs + [zero if gradient is None else gradient for gradient, zero in zip(found, zeros, strict=True)]

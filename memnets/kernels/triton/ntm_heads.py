@@ -21,12 +21,12 @@ def tile(P: tl.constexpr):
 
 @triton.jit
 def tanh(x):
-    """A continued fraction where 1 - 2 / (e^2x + 1) would cancel: exact to rounding in float64 too."""
+    """Where 1 - 2 / (e^2x + 1) would cancel, x less a continued fraction; exact to rounding in float64 too."""
     size, square = tl.abs(x), x * x
-    above = 135135.0 + square * (17325.0 + square * (378.0 + square))
+    above = square * (45045.0 + square * (2772.0 + square * 27.0))
     below = 135135.0 + square * (62370.0 + square * (3150.0 + square * 28.0))
     large = 1.0 - 2.0 / (tl.exp(2.0 * size) + 1.0)
-    return tl.where(size < 0.625, x * above / below, tl.where(x < 0.0, -large, large))
+    return tl.where(size < 0.625, x - x * (above / below), tl.where(x < 0.0, -large, large))
 
 
 @triton.jit
