@@ -18,24 +18,21 @@ TILE = 1024
 class Launch(NamedTuple):
     """A kernel with the arguments it is called with; `constants` are compiled in.
 
-    With `roomy`, threads may have all registers there are: else NVIDIA's assembler spills some of them where that lets
-    more programs share a multiprocessor.
+    `max_registers`, unless 0, is what a thread may have on NVIDIA: left alone, the assembler spills a few registers
+    where that lets more programs share a multiprocessor.
     """
 
     kernel: Any
     arguments: tuple[Any, ...]
     constants: dict[str, Any]
     num_warps: int
-    roomy: bool = False
+    max_registers: int = 0
 
     def options(self, nvidia: bool) -> dict[str, Any]:
         """What the compiler is told."""
-        most = {"maxnreg": min(255, REGISTERS // (32 * self.num_warps))} if self.roomy and nvidia else {}
+        most = {"maxnreg": self.max_registers} if self.max_registers and nvidia else {}
         return {"num_warps": self.num_warps, **most}
 
-
-REGISTERS = 65536
-"""Of an NVIDIA multiprocessor."""
 
 _record: list[Launch] | None = None
 _runs = True
@@ -43,10 +40,10 @@ _runs = True
 
 
 def launch(
-    kernel: Any, grid: tuple[int, ...], *arguments: Any, num_warps: int = 4, roomy: bool = False, **constants: Any
+    kernel: Any, grid: tuple[int, ...], *arguments: Any, num_warps: int = 4, max_registers: int = 0, **constants: Any
 ) -> None:
     """Run a kernel, every argument of a size or kind that code depends on among `constants`."""
-    made = Launch(kernel, arguments, constants, num_warps, roomy)
+    made = Launch(kernel, arguments, constants, num_warps, max_registers)
     if _record is not None:
         _record.append(made)
     if _runs:

@@ -95,7 +95,8 @@ def obstacle(memory: Tensor) -> str | None:
 LARGEST = 8192
 """Numbers of a memory, both axes padded to powers of two (words to 4 at least), that leave registers for all else."""
 
-WARPS = 8
+RESOURCES = {"num_warps": 8, "max_registers": 255}
+"""Of a program: all that a thread can have, as there are seldom more sequences than multiprocessors."""
 
 
 def _ends(lengths: Tensor | None, steps: Tensor) -> Tensor:
@@ -147,7 +148,7 @@ def ntm_sequence_triton(
     trace[:, 0, plan.weights_at : plan.ring_at] = weights.flatten(1)
     trace[:, 0, plan.cell_at : plan.gates_at] = cell
     given = [tensor.contiguous() for tensor in (projected, recurrence, interface, interface_bias)]
-    launch(forward, (batch,), *given, ends, features, trace, time, trace.shape[1], num_warps=WARPS, roomy=True, P=plan)
+    launch(forward, (batch,), *given, ends, features, trace, time, trace.shape[1], P=plan, **RESOURCES)
     sequences = torch.arange(batch, device=ends.device)
     last = trace[sequences, ends % trace.shape[1]]
     return (
@@ -200,7 +201,7 @@ def ntm_sequence_triton_backward(
     gradients = torch.cat([d_memory.flatten(1), d_weights.flatten(1), room, d_cell, d_cell, d_last], dim=1)
     matrices = [matrix.t().contiguous() for matrix in (recurrence, interface)]
     given = (*matrices, ends, features, trace, d_features.contiguous())
-    launch(backward, (batch,), *given, gradients, d_sums, time, num_warps=WARPS, roomy=True, P=plan)
+    launch(backward, (batch,), *given, gradients, d_sums, time, P=plan, **RESOURCES)
     d_gates, d_emitted = d_sums.split([plan.gates, plan.interface], dim=2)
     seen, hidden = features[:, :-1].flatten(0, 1), features[:, 1:, : plan.hidden].flatten(0, 1)
     return (
