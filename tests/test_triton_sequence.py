@@ -6,6 +6,7 @@ import pytest
 import torch
 from kernel_problems import SHAPES, Problem, Shape, problem, results, wrong
 from torch.testing import assert_close
+from triton.runtime import interpreter
 
 from memnets.kernels.triton import ntm_sequence as kernels
 from memnets.ops.ntm_sequence import HeadScheme, NTMSequenceState, NTMWeights, ntm_sequence_reference
@@ -173,12 +174,54 @@ class TestSequence:
         assert_close(results(under_autocast, given), results(kernel, given), rtol=0, atol=0)
 
 
+@pytest.fixture
+def accesses(monkeypatch):
+    """Addresses that programs read and write from one barrier to the next, as the interpreter runs them."""
+    builder, found = interpreter.InterpreterBuilder, [([], [])]
+
+    def note(name, kind, addresses):
+        original = getattr(builder, name)
+
+        def noting(self, *arguments):
+            if kind is None:
+                found.append(([], []))
+            else:
+                found[-1][kind].append(addresses(*arguments))
+            return original(self, *arguments)
+
+        monkeypatch.setattr(builder, name, noting)
+
+    note("create_masked_load", 0, lambda pointers, mask, *_: set(pointers.data[mask.data].tolist()))
+    note("create_masked_store", 1, lambda pointers, _, mask, *__: set(pointers.data[mask.data].tolist()))
+    note("create_barrier", None, None)
+    note("set_grid_idx", None, None)
+    return found
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="the interpreter tells what is accessed")
+@pytest.mark.parametrize("keep", [True, False])
+@controllers
+def test_what_is_stored_is_not_touched_before_a_barrier(accesses, lstm, keep):
+    """Other threads may be ahead or behind: the interpreter, which has one, would not show it."""
+    given = made(TINY._replace(batch=1, read_heads=2, write_heads=2), lstm)
+    with torch.set_grad_enabled(keep):
+        if keep:
+            results(kernel, given)
+        else:
+            kernel(*given)
+    assert sum(len(stores) for _, stores in accesses) > 20
+    for loads, stores in accesses:
+        for i, store in enumerate(stores):
+            assert all(store.isdisjoint(other) for other in loads + stores[:i])
+
+
 class TestOp:
-    @pytest.mark.parametrize("batch", [1, 3])
-    @pytest.mark.parametrize(("lstm", "lengths"), [(True, False), (False, True)], ids=["lstm", "tanh-lengths"])
+    @pytest.mark.parametrize(
+        ("batch", "lstm", "lengths"), [(1, True, None), (3, True, None), (1, False, None), (3, False, [1, 0, 1])]
+    )
     def test_torch_knows_it(self, batch, lstm, lengths, monkeypatch):
         """At the arguments that `run` gives it; the gradient's op at what the op then gives that."""
-        given = made(TINY._replace(batch=batch, time=1), lstm, lengths=[1, 0, 1][:batch] if lengths else None)
+        given = made(TINY._replace(batch=batch, time=1), lstm, lengths=lengths)
         calls = []
         monkeypatch.setattr(kernels, "ntm_sequence_triton", lambda *call: calls.append(call) or FORWARD(*call))
         kernel(*given)
