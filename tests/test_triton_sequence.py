@@ -219,6 +219,7 @@ class TestOp:
     @pytest.mark.parametrize(
         ("batch", "lstm", "lengths"), [(1, True, None), (3, True, None), (1, False, None), (3, False, [1, 0, 1])]
     )
+    @pytest.mark.usefixtures("poisoned")
     def test_torch_knows_it(self, batch, lstm, lengths, monkeypatch):
         """At the arguments that `run` gives it; the gradient's op at what the op then gives that."""
         given = made(TINY._replace(batch=batch, time=1), lstm, lengths=lengths)
@@ -229,6 +230,7 @@ class TestOp:
         torch.library.opcheck(FORWARD, arguments)
         with torch.no_grad():
             features, *state, trace = FORWARD(*arguments)
+        assert all(each.isfinite().all() for each in (features, *state, trace))
         ones = (torch.ones_like(each) for each in (features, *state))
         matrices = (arguments[5].detach(), arguments[6].detach())
         torch.library.opcheck(BACKWARD, (*ones, features, trace, *matrices, *arguments[8:-1]))
