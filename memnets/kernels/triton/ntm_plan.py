@@ -8,7 +8,7 @@ from typing import ClassVar
 from memnets.kernels.triton.launch import ceil_power
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """An NTM's sizes and parts, and where its numbers lie: what the kernels are compiled with.
 
@@ -38,6 +38,10 @@ class Plan:
     rows: ClassVar[int] = 32
     """Of a block of a matrix."""
     columns: ClassVar[int] = 64
+
+    def __repr__(self) -> str:
+        """All that kernels read here: Triton finds compiled ones by it."""
+        return repr({name: getattr(self, name) for name in dir(self) if not name.startswith("_")})
 
     @property
     def slots_tile(self) -> int:
