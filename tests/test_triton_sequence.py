@@ -41,9 +41,9 @@ def made(shape=TINY, lstm=True, scheme=None, lengths=None, **options):
     return given._replace(lengths=None if lengths is None else torch.tensor(lengths, device=DEVICE))
 
 
-def short(shape):
+def short(shape, batch):
     """The same with fewer sequences and steps: the interpreter is slow."""
-    return shape._replace(batch=min(shape.batch, 2), time=min(shape.time, 2))
+    return shape._replace(batch=min(shape.batch, batch), time=min(shape.time, 2))
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ class TestAgainstReference:
     @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
     @controllers
     def test_float64(self, shape, lstm):
-        given = made(short(shape), lstm)
+        given = made(short(shape, batch=2 if lstm else 1), lstm)
         assert_close(results(kernel, given), results(ntm_sequence_reference, given), **DOUBLE)
 
     @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: "-".join(map(str, scheme)))
@@ -234,6 +234,18 @@ class TestOp:
         ones = (torch.ones_like(each) for each in (features, *state))
         matrices = (arguments[5].detach(), arguments[6].detach())
         torch.library.opcheck(BACKWARD, (*ones, features, trace, *matrices, *arguments[8:-1]))
+
+    def test_compiles_into_one_graph(self):
+        given = made(TINY._replace(time=1))
+
+        def total(inputs):
+            features, state = kernel(inputs, *given[1:])
+            return features.sum() + state.memory.sum()
+
+        torch._dynamo.reset()
+        compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
+        gradients = [torch.autograd.grad(each(given.inputs), given.inputs)[0] for each in (compiled, total)]
+        assert_close(*gradients, **DOUBLE)
 
 
 def is_floating(value):
