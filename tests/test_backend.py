@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from kernel_problems import Problem, kernel, problem
+from kernel_problems import Problem, Shape, kernel, problem
 
 from memnets.config import check, compose, with_defaults
 from memnets.identity import run_folder
@@ -15,6 +15,7 @@ from memnets.kernels import build
 from memnets.launch import train
 from memnets.ops import backend
 from memnets.ops.backend import BackendError, current_backend, use_backend
+from memnets.ops.erase_add import erase_add
 from memnets.ops.ntm_sequence import ntm_sequence, ntm_sequence_reference
 from memnets.training.run import DONE, FAILED, status_of
 
@@ -47,8 +48,11 @@ class TestBackend:
 
     def test_a_named_backend_serves_or_says_why(self):
         given = problem()
-        with use_backend("triton"), pytest.raises(BackendError, match="no kernel for it"):
-            ntm_sequence(*given)
+        large = problem(Shape(batch=1, time=1, slots=700))
+        with use_backend("triton"), pytest.raises(BackendError, match="memory of 700 x 6 doesn't fit the chip"):
+            ntm_sequence(*large)
+        with use_backend("cpu"), pytest.raises(BackendError, match="read_and_write has no kernel for it"):
+            erase_add(given.state.memory, given.state.write_weights, *torch.rand(2, 3, 2, 6).double())
         elsewhere = Problem(given.inputs.to("meta"), *given[1:])
         with pytest.raises(BackendError, match="tensors are on meta, it runs on the CPU"):
             kernel(*elsewhere)
@@ -118,18 +122,18 @@ class TestBuild:
 
 
 class TestConfiguration:
-    @pytest.mark.parametrize("name", ["reference", "cpu", "auto"])
+    @pytest.mark.parametrize("name", ["reference", "cpu", "triton", "auto"])
     def test_a_run_trains_with_it_and_leaves_nothing_behind(self, tmp_path, name):
         assert train(small_ntm(tmp_path, name)) == DONE
         assert current_backend() == "auto"
 
     def test_a_run_whose_backend_cant_serve_fails_and_says_why(self, tmp_path):
-        config = small_ntm(tmp_path, "triton")
+        config = small_ntm(tmp_path, "triton", "model.memory_size=1000")
         assert train(config) == FAILED
         assert "backend 'triton' can't run ntm_sequence" in status_of(run_folder(config))["error"]
 
 
-def small_ntm(folder, name):
-    config = compose([*SMALL_NTM, f"runtime.runs_dir={folder}", f"runtime.backend={name}"]).config
+def small_ntm(folder, name, *overrides):
+    config = compose([*SMALL_NTM, *overrides, f"runtime.runs_dir={folder}", f"runtime.backend={name}"]).config
     check(config)
     return with_defaults(config)

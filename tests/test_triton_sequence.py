@@ -31,7 +31,7 @@ controllers = pytest.mark.parametrize("lstm", [True, False], ids=["lstm", "tanh"
 
 def kernel(inputs, state, weights, scheme, lengths=None):
     """The kernel, called like the op."""
-    features, *after = kernels.run(inputs, *state, *weights, lengths, scheme.similarity or "none", *scheme[1:])
+    features, *after = kernels.run((inputs, lengths, *state, *weights), (scheme.similarity or "none", *scheme[1:]))
     return features, NTMSequenceState(*after)
 
 

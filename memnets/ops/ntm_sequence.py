@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -94,42 +96,36 @@ def run_kernel(
     """Return the same from a kernel; None if none serves, for callers with a step of their own to fall back on."""
     _check_lengths(lengths, inputs.shape[1])
     given = (inputs, lengths, *state, *weights)
-    chosen = backend.choose("ntm_sequence", {"cpu": lambda: cpu_obstacle(given)})
+    obstacles = {"triton": lambda: triton_obstacle(given, state.memory), "cpu": lambda: cpu_obstacle(given)}
+    chosen = backend.choose("ntm_sequence", obstacles)
     if chosen == "reference":
         return None
-    features, memory, read_weights, write_weights, cell = cpu.run(given, (scheme.similarity or "none", *scheme[1:]))
-    hidden, read_vectors = _last(features, state, weights, lengths)
-    return features, NTMSequenceState(
-        memory, read_weights, write_weights, read_vectors, hidden, None if hidden is None else cell
-    )
+    kernel = _triton() if chosen == "triton" else cpu
+    features, *after = _in_one_precision(kernel.run, given, (scheme.similarity or "none", *scheme[1:]))
+    return features, NTMSequenceState(*after)
 
 
 def _check_lengths(lengths: Tensor | None, steps: int) -> None:
-    if (
-        lengths is not None
-        and not torch.compiler.is_compiling()
-        and not bool(((lengths >= 0) & (lengths <= steps)).all())
-    ):
+    """Refuse lengths that can't be; not on a GPU, which would have to be waited for."""
+    if lengths is None or not lengths.is_cpu or torch.compiler.is_compiling():
+        return
+    if lengths.min() < 0 or lengths.max() > steps:
         raise ValueError(f"lengths must be between 0 and the {steps} steps there are, not {lengths.tolist()}")
 
 
-def _last(
-    features: Tensor, state: NTMSequenceState, weights: NTMWeights, lengths: Tensor | None
-) -> tuple[Tensor | None, Tensor]:
-    """Hidden state (an LSTM's) and read vectors after the last step: features hold them."""
-    if lengths is None:
-        last = features[:, -1]
-    else:
-        last = features[torch.arange(len(lengths), device=features.device), (lengths - 1).clamp_min(0)]
-    hidden, reads = last.split([weights.interface.shape[1], last.shape[1] - weights.interface.shape[1]], dim=-1)
-    read_vectors = reads.view(state.read_vectors.shape)
-    kept = None if weights.recurrent is None else hidden
-    if lengths is None:
-        return kept, read_vectors
-    ran = lengths > 0
-    if kept is not None and state.hidden is not None:
-        kept = torch.where(ran[:, None], kept, state.hidden)
-    return kept, torch.where(ran[:, None, None], read_vectors, state.read_vectors)
+def _in_one_precision(
+    run: Callable[..., tuple[Any, ...]], given: tuple[Any, ...], scheme: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """Run in float32 at least and in one precision; the results have the widest of the arguments'."""
+    dtypes = {tensor.dtype for tensor in given if tensor is not None and tensor.is_floating_point()}
+    if not dtypes - {torch.float32} or not dtypes - {torch.float64}:
+        return run(given, scheme)
+    dtype = reduce(torch.promote_types, dtypes)
+
+    def cast(tensors: tuple[Any, ...], to: torch.dtype) -> tuple[Any, ...]:
+        return tuple(t if t is None or not t.is_floating_point() else t.to(to) for t in tensors)
+
+    return cast(run(cast(given, torch.promote_types(dtype, torch.float32)), scheme), dtype)
 
 
 def ntm_sequence_reference(
@@ -208,6 +204,17 @@ def _address(raw: Tensor, memory: Tensor, previous: Tensor, scheme: HeadScheme) 
         torch.softmax(shift, dim=-1) if scheme.shift_width else None,
         1 + F.softplus(sharpening[..., 0]) if scheme.sharpening else None,
     )
+
+
+def _triton() -> Any:
+    from memnets.kernels.triton import ntm_sequence as kernel
+
+    return kernel
+
+
+def triton_obstacle(given: tuple[Tensor | None, ...], memory: Tensor) -> str | None:
+    """Return why the Triton kernel can't serve these tensors, None if it can: the memory must fit the chip."""
+    return backend.triton_obstacle(*given) or _triton().obstacle(memory)
 
 
 def cpu_obstacle(given: tuple[Tensor | None, ...]) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
 from typing import Any
 
 import torch
@@ -19,32 +18,39 @@ NUM_STATE = 5
 Tensors = tuple[Tensor | None, ...]
 
 
-def run(given: Tensors, scheme: tuple[Any, ...]) -> tuple[Tensor, ...]:
-    """Features, and memory, read weights, write weights and cell after the last step; with gradients where wanted.
+def run(given: tuple[Any, ...], scheme: tuple[Any, ...]) -> Tensors:
+    """Features at every step, and the state after the last: see memnets.ops.ntm_sequence.
 
     Args:
-        given: the tensors of the op in its order, of any floating dtypes.
+        given: inputs, lengths, the state's tensors and the weights': those there are in float32, or all in float64.
         scheme: similarity ("none" for none), strength, gate, shift width, sharpening.
     """
-    dtypes = {tensor.dtype for tensor in _floating(given)}
-    if dtypes - {torch.float32} and dtypes - {torch.float64}:
-        return _run_wide(dtypes, given, scheme)
-    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in _floating(given))
+    keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
     if keep and not torch.compiler.is_compiling():
-        return _Sequence.apply(scheme, *given)
-    return torch.ops.memnets.ntm_sequence_forward(*given, *scheme, keep)[:NUM_STATE]
+        features, memory, read_weights, write_weights, cell = _Sequence.apply(scheme, *given)
+    else:
+        found = torch.ops.memnets.ntm_sequence_forward(*given, *scheme, keep)
+        features, memory, read_weights, write_weights, cell = found[:NUM_STATE]
+    _inputs, lengths, _memory, _reads, _writes, read_vectors, hidden, *_ = given
+    read_vectors, last_hidden = _last(features, lengths, read_vectors, hidden)
+    after = (last_hidden, cell) if hidden is not None else (None, None)
+    return features, memory, read_weights, write_weights, read_vectors, *after
 
 
-def _floating(given: Tensors) -> list[Tensor]:
-    return [tensor for tensor in given if tensor is not None and tensor.is_floating_point()]
-
-
-def _run_wide(dtypes: set[torch.dtype], given: Tensors, scheme: tuple[Any, ...]) -> tuple[Tensor, ...]:
-    """Compute in float32 at least and in one precision; the results have the widest of the arguments'."""
-    dtype = reduce(torch.promote_types, dtypes)
-    wide = torch.promote_types(dtype, torch.float32)
-    cast = tuple(t if t is None or not t.is_floating_point() else t.to(wide) for t in given)
-    return tuple(result.to(dtype) for result in run(cast, scheme))
+def _last(
+    features: Tensor, lengths: Tensor | None, read_vectors: Tensor, hidden: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Read vectors and controller output after the last step, as features hold them; without a step, the first."""
+    num_reads = read_vectors[0].numel()
+    if lengths is None:
+        last_hidden, last_reads = features[:, -1].split([features.shape[2] - num_reads, num_reads], dim=-1)
+        return last_reads.view_as(read_vectors), last_hidden
+    last = features[torch.arange(len(lengths)), (lengths - 1).clamp_min(0)]
+    last_hidden, last_reads = last.split([features.shape[2] - num_reads, num_reads], dim=-1)
+    ran = (lengths > 0)[:, None]
+    if hidden is not None:
+        last_hidden = torch.where(ran, last_hidden, hidden)
+    return torch.where(ran[..., None], last_reads.view_as(read_vectors), read_vectors), last_hidden
 
 
 class _Sequence(torch.autograd.Function):

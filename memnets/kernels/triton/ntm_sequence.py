@@ -21,35 +21,17 @@ from memnets.kernels.triton.ntm_plan import Plan
 Result = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 
 
-def run(
-    inputs: Tensor,
-    memory: Tensor,
-    read_weights: Tensor,
-    write_weights: Tensor,
-    read_vectors: Tensor,
-    hidden: Tensor | None,
-    cell: Tensor | None,
-    input_weight: Tensor,
-    recurrent_weight: Tensor | None,
-    bias: Tensor,
-    interface_weight: Tensor,
-    interface_bias: Tensor,
-    lengths: Tensor | None,
-    similarity: str,
-    strength: bool,
-    gate: bool,
-    shift_width: int,
-    sharpening: bool,
-) -> Result:
+def run(given: tuple[Any, ...], scheme: tuple[Any, ...]) -> Result:
     """Features at every step, and the state after the last: see memnets.ops.ntm_sequence.
 
-    A sequence with a length runs that many steps: features are 0 after them, and the state stays. Without recurrent
-    weights the controller is one tanh layer, and `hidden` and `cell` are None. All tensors are float32, or all float64.
+    Args:
+        given: inputs, lengths, the state's tensors and the weights': those there are in float32, or all in float64.
+        scheme: similarity ("none" for none), strength, gate, shift width, sharpening.
     """
+    inputs, lengths, memory, read_weights, write_weights, read_vectors, hidden, cell, *weights = given
+    input_weight, recurrent_weight, bias, interface_weight, interface_bias = weights
+    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
     (input_size, hidden_size), num_reads = (inputs.shape[2], interface_weight.shape[1]), read_weights.shape[1]
-    given = (inputs, memory, read_weights, write_weights, read_vectors, hidden, cell, input_weight, recurrent_weight)
-    weights = (bias, interface_weight, interface_bias)
-    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*given, *weights))
     from_inputs, from_reads = input_weight.split([input_size, input_weight.shape[1] - input_size], dim=1)
     # A tanh layer doesn't see its own output.
     from_hidden = bias.new_zeros(len(bias), hidden_size) if recurrent_weight is None else recurrent_weight
@@ -67,11 +49,7 @@ def run(
         interface_bias,
         lengths,
         num_reads,
-        similarity,
-        strength,
-        gate,
-        shift_width,
-        sharpening,
+        *scheme,
         keep,
     )
     last_hidden, last_reads = last.split([hidden_size, last.shape[1] - hidden_size], dim=1)
