@@ -46,8 +46,10 @@ def launch(
     made = Launch(kernel, arguments, constants, num_warps, max_registers)
     if _record is not None:
         _record.append(made)
-    if _runs:
-        kernel[grid](*arguments, **constants, **made.options(nvidia=torch.version.hip is None))
+    if _runs and 0 not in grid:
+        device = next(value for value in arguments if isinstance(value, Tensor))
+        with torch.cuda.device_of(device):  # Triton launches on the current GPU, which may be another
+            kernel[grid](*arguments, **constants, **made.options(nvidia=torch.version.hip is None))
 
 
 @contextmanager
