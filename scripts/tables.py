@@ -5,6 +5,7 @@ usage: python scripts/tables.py [--check] [root=.]
 A document holds a table where these two lines stand; what is between them is replaced:
     <!-- table: NAME -->
     <!-- end table -->
+`<!-- table: NAME CASE -->` takes the lines of one case or experiment.
 --check writes nothing, shows how the documents differ from results/NAME.csv, and exits with 1 if they do.
 Exit codes: 0 all equal or written, 1 they differ or can't be written, 2 not understood.
 """

@@ -190,6 +190,7 @@ class TestMarkdown:
             ("<!-- end table -->\n", "a.md:1: <!-- end table --> ends no table"),
             ("<!-- table: t -->\n<!-- table: t -->\n", "a.md:2: <!-- table: t --> stands inside the table of line 1"),
             ("<!-- table: missing -->\n<!-- end table -->\n", "a.md:1: no table 'missing'"),
+            ("<!-- table: t nobody -->\n<!-- end table -->\n", "t.csv is of nobody"),
         ],
     )
     def test_markers_that_make_no_sense_are_named(self, root, text, told):
@@ -197,6 +198,12 @@ class TestMarkdown:
         with pytest.raises(MarkerError) as caught:
             updated(root / "docs" / "a.md", root / "results")
         assert told in str(caught.value)
+
+    def test_a_second_word_takes_the_lines_of_one_case(self):
+        lines = (ROOT / "README.md").read_text().splitlines()
+        shown = lines[lines.index("<!-- table: kernels ntm_step -->") :]
+        cases = {line.split(" | ")[0] for line in shown[: shown.index(END)] if line.startswith("| ")}
+        assert cases == {"| case", "| ntm_step"}
 
     def test_the_markers_are_what_the_documents_say(self):
         assert BEGIN.fullmatch("<!-- table: foundation -->")[1] == "foundation"

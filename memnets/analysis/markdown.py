@@ -5,6 +5,8 @@
 ... written by `scripts/tables.py` from results/foundation.csv ...
 <!-- end table -->
 ```
+
+A second word, `<!-- table: kernels ntm_step -->`, takes the lines of one case or experiment.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from memnets.analysis.kernels import KERNELS, kernel_tables, read_kernels, rende
 from memnets.analysis.records import Record, read_records, tables
 from memnets.analysis.tables import HEADER, cells, plain
 
-BEGIN = re.compile(r"<!-- table: (\S+) -->")
+BEGIN = re.compile(r"<!-- table: (\S+)(?: (\S+))? -->")
 END = "<!-- end table -->"
 
 
@@ -54,7 +56,9 @@ def updated(path: Path, results: Path) -> str:
         if marker:
             _require(not opened, f"{path}:{line}: {content} stands inside the table of line {opened}")
             _require(marker[1] in known, f"{path}:{line}: no table {marker[1]!r} in {results} ({', '.join(known)})")
-            kept += [content, _rendered(known[marker[1]])]
+            found = _rendered(known[marker[1]], marker[2])
+            _require(bool(found), f"{path}:{line}: no line of {known[marker[1]]} is of {marker[2]}")
+            kept += [content, found]
             opened = line
         elif content == END:
             _require(bool(opened), f"{path}:{line}: {END} ends no table")
@@ -77,8 +81,13 @@ def _require(condition: bool, message: str) -> None:
         raise MarkerError(message)
 
 
-def _rendered(path: Path) -> str:
-    return render_kernels(read_kernels(path)) if path.name == KERNELS else render(read_records(path))
+def _rendered(path: Path, only: str | None) -> str:
+    """Return a table in Markdown, of one case or experiment or of all; empty if there is none."""
+    if path.name == KERNELS:
+        kernels = [line for line in read_kernels(path) if only in (None, line.case)]
+        return render_kernels(kernels) if kernels else ""
+    records = [line for line in read_records(path) if only in (None, line.experiment)]
+    return render(records) if records else ""
 
 
 def _cells(record: Record) -> tuple[str, ...]:
