@@ -18,10 +18,10 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import mangle_type
 
 from memnets.kernels import triton as kernels
-from memnets.kernels.triton import ntm_sequence
 from memnets.kernels.triton.launch import Launch, interpreting, recorded
 from memnets.ops.backend import use_backend
 from memnets.ops.cases import Case, Sizes, cases
+from memnets.ops.ntm_sequence import HeadScheme, NTMSequenceState, NTMWeights, ntm_sequence
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -47,34 +47,39 @@ class SequenceCase(NamedTuple):
     hidden: int = 100
     inputs: int = 9
 
-    @property
-    def function(self) -> Any:
-        """What is called."""
-        return ntm_sequence.run
+    def function(self, inputs: Tensor, state: NTMSequenceState, weights: NTMWeights) -> Tensor:
+        """Features; their gradient needs the whole backward pass."""
+        return ntm_sequence(inputs, state, weights, HeadScheme())[0]
 
     def arguments(self, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-        """Zeros by name, and every part of addressing."""
+        """Zeros by name."""
         gates, read = (4 if self.lstm else 1) * self.hidden, self.heads * self.word
-        interface = 2 * self.heads * (self.word + 6) + 2 * read
-        shapes = {
-            "inputs": (2, 3, self.inputs),
-            "memory": (2, self.slots, self.word),
-            "read_weights": (2, self.heads, self.slots),
-            "write_weights": (2, self.heads, self.slots),
-            "read_vectors": (2, self.heads, self.word),
-            "hidden": (2, self.hidden),
-            "cell": (2, self.hidden),
-            "input_weight": (gates, self.inputs + read),
-            "recurrent_weight": (gates, self.hidden),
-            "bias": (gates,),
-            "interface_weight": (interface, self.hidden),
-            "interface_bias": (interface,),
+        interface = 2 * self.heads * sum(HeadScheme().sizes(self.word)) + 2 * read
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=dtype)
+
+        read_weights, write_weights = (zeros(2, self.heads, self.slots) for _ in range(2))
+        hidden, cell = (zeros(2, self.hidden) if self.lstm else None for _ in range(2))
+        recurrent = zeros(gates, self.hidden) if self.lstm else None
+        return {
+            "inputs": zeros(2, 3, self.inputs),
+            "state": NTMSequenceState(
+                zeros(2, self.slots, self.word),
+                read_weights,
+                write_weights,
+                zeros(2, self.heads, self.word),
+                hidden,
+                cell,
+            ),
+            "weights": NTMWeights(
+                zeros(gates, self.inputs + read),
+                recurrent,
+                zeros(gates),
+                zeros(interface, self.hidden),
+                zeros(interface),
+            ),
         }
-        made: dict[str, Any] = {name: torch.zeros(shape, dtype=dtype) for name, shape in shapes.items()}
-        if not self.lstm:
-            made |= dict.fromkeys(("hidden", "cell", "recurrent_weight"))
-        parts = {"similarity": "cosine", "strength": True, "gate": True, "shift_width": 3, "sharpening": True}
-        return made | {"lengths": None} | parts
 
 
 SEQUENCE = "ntm_sequence"
