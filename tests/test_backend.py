@@ -34,6 +34,7 @@ TINY_FOR_THE_INTERPRETER = (
     "model.controller.hidden_size=3",
     "model.word_size=2",
     "trainer.batch_size=1",
+    "trainer.eval_batch_size=1",
     "trainer.max_steps=1",
     "task.max_length=1",
     "task.eval_sequences=1",
