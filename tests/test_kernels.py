@@ -15,7 +15,7 @@ from memnets.memory.addressing import Key
 from memnets.models.controller import FeedForwardController, LSTMController
 from memnets.models.ntm import NTM
 from memnets.ops.backend import BackendError, use_backend
-from memnets.ops.ntm_sequence import ntm_sequence, ntm_sequence_reference
+from memnets.ops.ntm_sequence import HeadScheme, ntm_sequence, ntm_sequence_reference
 
 DOUBLE = {"rtol": 1e-10, "atol": 1e-11}
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -309,6 +309,40 @@ class TestNTM:
             outputs, _ = model(inputs)
         kept = sum(event.self_cpu_memory_usage for event in profile.events()) - outputs.nbytes
         assert 0.5 < kept / 1024 / inputs.shape[0] / inputs.shape[1] <= most
+
+    def test_recomputing_keeps_the_backend_of_the_forward_pass(self):
+        model, inputs = tiny_ntm(), torch.randn(3, 7, 4).double()
+        model.recompute = True
+        with use_backend("reference"):
+            outputs, _ = model(inputs)
+        outputs.sum().backward()
+
+    def test_autocast_changes_nothing(self):
+        given = problem(dtype=torch.float32)
+        plain = results(kernel, given)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert all(a.equal(b) for a, b in zip(results(kernel, given), plain, strict=True))
+
+    def test_second_derivatives_are_refused(self):
+        given = problem()
+        with pytest.raises(RuntimeError, match="no second derivatives"):
+            torch.autograd.grad(kernel(*given)[0].sum(), given.inputs, create_graph=True)
+
+    @pytest.mark.parametrize(
+        ("scheme", "told"),
+        [(HeadScheme(None, strength=False), "give a similarity, or gate=False"), (HeadScheme(shift_width=4), "odd")],
+    )
+    def test_schemes_that_make_no_sense(self, scheme, told):
+        with pytest.raises(ValueError, match=told):
+            ntm_sequence(*problem()._replace(scheme=scheme))
+
+    def test_shapes_are_checked_before_memory_is_touched(self):
+        """Outside of tests nothing else looks at them."""
+        arguments = list(op_arguments(problem()))
+        for i, name in ((2, "memory"), (10, "bias"), (12, "interface_bias")):
+            wrong_one = [*arguments[:i], arguments[i][:1], *arguments[i + 1 :]]
+            with pytest.raises(RuntimeError, match=f"ntm_sequence: {name} must be"):
+                torch.ops.memnets.ntm_sequence_forward(*wrong_one)
 
     def test_hooks_are_called(self):
         model, calls = tiny_ntm(), []

@@ -23,7 +23,7 @@ SCHEMES = [
     HeadScheme("cosine", strength=True, gate=True, shift_width=1, sharpening=False),
     HeadScheme("dot", strength=False, gate=True, shift_width=9, sharpening=True),
     HeadScheme("cosine", strength=False, gate=False, shift_width=0, sharpening=False),
-    HeadScheme(None, strength=False, gate=False, shift_width=3, sharpening=True),
+    HeadScheme(None, strength=True, gate=False, shift_width=3, sharpening=True),
     HeadScheme(None, strength=False, gate=False, shift_width=0, sharpening=False),
 ]
 controllers = pytest.mark.parametrize("lstm", [True, False], ids=["lstm", "tanh"])

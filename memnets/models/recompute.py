@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from memnets.ops.backend import current_backend, use_backend
+
 Run = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
 
@@ -23,9 +25,14 @@ def recomputed(run: Run) -> Run:
     def run_in_pieces(inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
         if not torch.is_grad_enabled():
             return run(inputs, state)
-        features = []
+        backend, features = current_backend(), []
+
+        def run_alike(piece: Tensor, state: Any) -> tuple[Tensor, Any]:
+            with use_backend(backend):  # also in the backward pass, when the caller's choice may be over
+                return run(piece, state)
+
         for piece in inputs.split(math.ceil(math.sqrt(inputs.shape[1])), dim=1):
-            piece_features, state = checkpoint(run, piece, state, use_reentrant=False)
+            piece_features, state = checkpoint(run_alike, piece, state, use_reentrant=False)
             features.append(piece_features)
         return torch.cat(features, dim=1), state
 

@@ -81,28 +81,45 @@ def choose(op: str, obstacles: Mapping[str, Obstacle]) -> Backend:
             raise BackendError(
                 f"backend {name!r} can't run {op}: {reason}; backend 'auto' takes what can (runtime.backend=auto)"
             )
-        if reason != missing:
+        if reason != missing and not torch.compiler.is_compiling():
             _log_once(f"{op} runs its reference: {reason}")
     return "reference"
 
 
-def triton_obstacle(*tensors: Tensor | None) -> str | None:
+def triton_obstacle(*tensors: Tensor | None, mixed: bool = False) -> str | None:
     """Return why Triton kernels can't serve these tensors, None if they can.
 
-    They run on GPUs; in Triton's interpreter (TRITON_INTERPRET=1) on the CPU too, if asked for by name.
+    They run on one GPU; in Triton's interpreter (TRITON_INTERPRET=1) on the CPU too, if asked for by name. They take
+    one floating dtype, unless `mixed`.
     """
-    devices = {tensor.device.type for tensor in tensors if tensor is not None}
-    elsewhere = sorted(devices - {"cuda"})
+    given = [tensor for tensor in tensors if tensor is not None]
+    elsewhere = sorted({tensor.device.type for tensor in given} - {"cuda"})
     if elsewhere and (_current != "triton" or elsewhere != ["cpu"]):
         return f"tensors are on {elsewhere[0]}, it runs on a GPU"
+    if len({tensor.device for tensor in given}) > 1:
+        return "tensors are on several devices"
+    if not mixed and len({tensor.dtype for tensor in given if tensor.is_floating_point()}) > 1:
+        return "tensors are of several floating dtypes"
+    if given[0].numel() == 0:
+        return "there is nothing to run: the batch or the memory is empty"
+    return _triton_missing(on_cpu=bool(elsewhere)) or _transformed()
+
+
+def _triton_missing(on_cpu: bool) -> str | None:
     if find_spec("triton") is None:
         return "Triton is not installed: pip install 'memnets[triton]'"
+    import triton
+
+    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 4):
+        return f"Triton {triton.__version__} is too old: 3.4 is needed"
     from memnets.kernels.triton.launch import interpreting, recording
 
-    if elsewhere and not interpreting() and not recording():
+    if on_cpu and not interpreting() and not recording():
         return "tensors are on cpu, it runs on a GPU, or in Triton's interpreter (TRITON_INTERPRET=1)"
-    if any(tensor is not None and tensor.numel() == 0 for tensor in tensors[:1]):
-        return "there is nothing to run: the batch or the memory is empty"
+    return None
+
+
+def _transformed() -> str | None:
     if torch._C._are_functorch_transforms_active():
         return "torch.func transforms can't look into it"
     return None

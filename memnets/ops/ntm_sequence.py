@@ -80,7 +80,8 @@ def ntm_sequence(
 
     Raises:
         BackendError: the backend asked for by name can't serve the call.
-        ValueError: a length is less than 0 or more than the steps there are.
+        ValueError: a gate without similarity, an even shift width, or lengths beyond the steps there are (on a GPU,
+            where looking would take time, such lengths are cut to what there is).
     """
     given = (inputs, state, weights, scheme, lengths)
     return run_kernel(*given) or ntm_sequence_reference(*given)
@@ -94,7 +95,7 @@ def run_kernel(
     lengths: Int[Tensor, " batch"] | None = None,
 ) -> Result | None:
     """Return the same from a kernel; None if none serves, for callers with a step of their own to fall back on."""
-    _check_lengths(lengths, inputs.shape[1])
+    _check(scheme, lengths, inputs.shape[1])
     given = (inputs, lengths, *state, *weights)
     obstacles = {"triton": lambda: triton_obstacle(given, state.memory), "cpu": lambda: cpu_obstacle(given)}
     chosen = backend.choose("ntm_sequence", obstacles)
@@ -105,9 +106,13 @@ def run_kernel(
     return features, NTMSequenceState(*after)
 
 
-def _check_lengths(lengths: Tensor | None, steps: int) -> None:
-    """Refuse lengths that can't be; not on a GPU, which would have to be waited for."""
-    if lengths is None or not lengths.is_cpu or torch.compiler.is_compiling():
+def _check(scheme: HeadScheme, lengths: Tensor | None, steps: int) -> None:
+    """Refuse what can't be. Lengths on a GPU are not looked at, as it would have to be waited for."""
+    if scheme.gate and not scheme.similarity:
+        raise ValueError("a gate interpolates content weights and previous ones: give a similarity, or gate=False")
+    if scheme.shift_width and scheme.shift_width % 2 == 0:
+        raise ValueError(f"shift_width must be odd, or 0 for no shift, not {scheme.shift_width}")
+    if lengths is None or not lengths.is_cpu or not lengths.numel() or torch.compiler.is_compiling():
         return
     if lengths.min() < 0 or lengths.max() > steps:
         raise ValueError(f"lengths must be between 0 and the {steps} steps there are, not {lengths.tolist()}")
@@ -214,7 +219,7 @@ def _triton() -> Any:
 
 def triton_obstacle(given: tuple[Tensor | None, ...], memory: Tensor) -> str | None:
     """Return why the Triton kernel can't serve these tensors, None if it can: the memory must fit the chip."""
-    return backend.triton_obstacle(*given) or _triton().obstacle(memory)
+    return backend.triton_obstacle(*given, mixed=True) or _triton().obstacle(memory)
 
 
 def cpu_obstacle(given: tuple[Tensor | None, ...]) -> str | None:

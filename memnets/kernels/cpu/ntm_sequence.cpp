@@ -4,6 +4,7 @@
 // share them out in chunks, and within a chunk one matrix product serves all its sequences at a step. What doesn't
 // depend on the step before (input projection, weight gradients) is one large matrix product outside the loop.
 #include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
@@ -12,7 +13,6 @@
 #include <tuple>
 #include <vector>
 
-#include "arena.h"
 #include "controller.h"
 #include "matrix.h"
 #include "ntm_heads.h"
@@ -58,6 +58,18 @@ Sizes sizes_of(const Tensor& inputs, const Tensor& memory, const Tensor& read_we
   sizes.memory = {memory.size(1), memory.size(2), read_weights.size(1), write_weights.size(1)};
   const bool key = similarity != "none";
   sizes.scheme = {key, similarity == "cosine", strength, gate, sharpening, shift_width, memory.size(2)};
+  const auto fits = [](const Tensor& tensor, at::IntArrayRef shape, const char* name) {
+    TORCH_CHECK(tensor.sizes() == shape, "ntm_sequence: ", name, " must be ", shape, ", not ", tensor.sizes());
+  };
+  const auto [slots, word, reads, writes] = sizes.memory;
+  fits(memory, {sizes.batch, slots, word}, "memory");
+  fits(read_weights, {sizes.batch, reads, slots}, "read_weights");
+  fits(write_weights, {sizes.batch, writes, slots}, "write_weights");
+  fits(weights.bias, {sizes.gates}, "bias");
+  fits(weights.interface_bias, {sizes.interface}, "interface_bias");
+  if (sizes.lstm) fits(weights.recurrent, {sizes.gates, sizes.hidden}, "recurrent");
+  TORCH_CHECK(key || !gate, "ntm_sequence: a gate needs content weights: similarity 'none' has none");
+  TORCH_CHECK(shift_width % 2 || !shift_width, "ntm_sequence: shift_width must be odd, not ", shift_width);
   TORCH_CHECK(sizes.batch > 0 && sizes.steps > 0 && sizes.memory.slots > 0, "ntm_sequence: no sequences, steps or slots");
   TORCH_CHECK(sizes.gates == (sizes.lstm ? 4 : 1) * sizes.hidden, "ntm_sequence: controller weights don't fit");
   TORCH_CHECK(weights.input.size(1) == sizes.input + sizes.reads(), "ntm_sequence: input weights don't fit");
@@ -68,7 +80,7 @@ Sizes sizes_of(const Tensor& inputs, const Tensor& memory, const Tensor& read_we
 
 // With lengths, what no step fills is 0.
 Saved allocate(const Sizes& sizes, const at::TensorOptions& options, bool keep, bool fill) {
-  const auto make = [&](at::IntArrayRef shape) { return fill ? at::zeros(shape, options) : Arena::make(shape, options); };
+  const auto make = [&](at::IntArrayRef shape) { return fill ? at::zeros(shape, options) : at::empty(shape, options); };
   const int64_t states = keep ? sizes.steps + 1 : 2, steps = keep ? sizes.steps : 1, batch = sizes.batch;
   const int64_t slots = sizes.memory.slots, hidden = sizes.lstm ? sizes.hidden : 0;
   return {make({batch, sizes.steps, sizes.features()}),
@@ -247,6 +259,7 @@ Forward forward(const Tensor& inputs, const MaybeTensor& given_lengths, const Te
                 const Tensor& input_weight, const MaybeTensor& recurrent_weight, const Tensor& bias,
                 const Tensor& interface_weight, const Tensor& interface_bias, c10::string_view similarity,
                 bool strength, bool gate, int64_t shift_width, bool sharpening, bool keep) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::DispatchKey::AutocastCPU);
   const Weights weights{input_weight, recurrent_weight.value_or(Tensor()), bias, interface_weight, interface_bias};
   const Sizes sizes = sizes_of(inputs, memory, read_weights, write_weights, weights, similarity, strength, gate,
                                shift_width, sharpening);
@@ -284,6 +297,7 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
                   const Tensor& emitted, const Tensor& memories, const Tensor& weights_trace, const Tensor& traces,
                   const Tensor& inverse_norms, int64_t read_heads, c10::string_view similarity, bool strength,
                   bool gate, int64_t shift_width, bool sharpening, bool wants_inputs) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::DispatchKey::AutocastCPU);
   const Weights weights{input_weight, recurrent_weight.value_or(Tensor()), bias, interface_weight, interface_bias};
   const int64_t write_heads = weights_trace.size(2) - read_heads;
   const Tensor first_weights = weights_trace.select(1, 0);

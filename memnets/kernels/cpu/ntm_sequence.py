@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 NUM_TENSORS = 13
 """Inputs, lengths, six of the state, five of weights; then come the parts of addressing and whether to keep steps."""
@@ -64,8 +63,9 @@ class _Sequence(torch.autograd.Function):
         return output[:NUM_STATE]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> Tensors:
+        if torch.is_grad_enabled():  # create_graph=True
+            raise RuntimeError("ntm_sequence's C++ kernel has no second derivatives: use_backend('reference') has")
         return None, *_gradient(ctx, *gradients)[:NUM_TENSORS]
 
 

@@ -135,6 +135,8 @@ def _address(rows, d_rows, now, gradients, d_now, n, w, here, inside, one, P: tl
             if P.cosine:
                 d_key -= strengthened(d_strength, now, head, P) * key_inverse * key_inverse * key
             tl.store(d_now + (d_head + w), d_key * (1.0 - key * key), mask=inside)
+        elif P.strength:  # of no use without a key
+            tl.store(d_now + (d_head + P.strength_at), 0.0)
         tl.store(gradients + (P.weights_at + slot), d_weight, mask=here)
     return d_rows - d_norms[:, None] * rows
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import triton
 from torch import Tensor
 
 from memnets.kernels.triton.launch import ceil_power, launch
@@ -61,8 +60,6 @@ def run(given: tuple[Any, ...], scheme: tuple[Any, ...]) -> Result:
 
 def obstacle(memory: Tensor) -> str | None:
     """Return why a memory of this shape and dtype can't be served, None if it can: it must fit the chip."""
-    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 4):
-        return f"Triton {triton.__version__} doesn't know objects as constants, 3.4 does"
     slots, word = memory.shape[1:]
     size = ceil_power(slots) * max(ceil_power(word), 4) * (2 if memory.dtype == torch.float64 else 1)
     if size > LARGEST:
@@ -80,7 +77,7 @@ RESOURCES = {"num_warps": 8, "max_registers": 255}
 def _ends(lengths: Tensor | None, steps: Tensor) -> Tensor:
     """How many of the steps every sequence runs."""
     if lengths is not None:
-        return lengths.to(torch.int64)
+        return lengths.to(torch.int64).clamp(0, steps.shape[1])
     return torch.full((len(steps),), steps.shape[1], dtype=torch.int64, device=steps.device)
 
 
@@ -182,14 +179,16 @@ def ntm_sequence_triton_backward(
     launch(backward, (batch,), *given, gradients, d_sums, time, P=plan, **RESOURCES)
     d_gates, d_emitted = d_sums.split([plan.gates, plan.interface], dim=2)
     seen, hidden = features[:, :-1].flatten(0, 1), features[:, 1:, : plan.hidden].flatten(0, 1)
+    with torch.autocast(features.device.type, enabled=False):
+        d_recurrence, d_interface = d_gates.flatten(0, 1).t() @ seen, d_emitted.flatten(0, 1).t() @ hidden
     return (
         d_gates.clone(memory_format=torch.contiguous_format),
         gradients[:, plan.d_features_at :].clone(),
         gradients[:, plan.d_cell_at : plan.d_cell_at + plan.cells].clone(),
         gradients[:, : plan.weights_at].clone().view(d_memory.shape),
         gradients[:, plan.weights_at : plan.d_used_at].clone().view(d_weights.shape),
-        d_gates.flatten(0, 1).t() @ seen,
-        d_emitted.flatten(0, 1).t() @ hidden,
+        d_recurrence,
+        d_interface,
         d_emitted.sum((0, 1)),
     )
 
