@@ -47,3 +47,13 @@ def global_state_stays() -> Iterator[None]:
     torch.set_default_dtype(before[0])
     torch.set_grad_enabled(before[1])
     assert after == before, f"the test left torch's (default dtype, grad mode) at {after}; before it they were {before}"
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Every tensor made without a value holds NaN."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)

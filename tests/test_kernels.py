@@ -22,16 +22,6 @@ shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 controllers = pytest.mark.parametrize("lstm", [True, False], ids=["lstm", "feedforward"])
 
 
-@pytest.fixture
-def poisoned():
-    """Every tensor made without a value holds NaN."""
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.usefixtures("poisoned")
 class TestAgainstReference:
     @shapes
@@ -316,6 +306,7 @@ class TestNTM:
         with use_backend("reference"):
             outputs, _ = model(inputs)
         outputs.sum().backward()
+        assert model.output.weight.grad.any()
 
     def test_autocast_changes_nothing(self):
         given = problem(dtype=torch.float32)

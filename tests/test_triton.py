@@ -65,15 +65,6 @@ def compared(case, dtype):
     return list(zip(*runs, strict=True))
 
 
-@pytest.fixture
-def poisoned():
-    """Every tensor made without a value holds NaN."""
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.usefixtures("poisoned")
 class TestAgainstReference:
     @every_case

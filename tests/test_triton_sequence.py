@@ -46,16 +46,6 @@ def short(shape, batch):
     return shape._replace(batch=min(shape.batch, batch), time=min(shape.time, 2))
 
 
-@pytest.fixture
-def poisoned():
-    """Every tensor made without a value holds NaN."""
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.usefixtures("poisoned")
 class TestAgainstReference:
     @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)

@@ -65,7 +65,7 @@ def weighted_gather(
     Raises:
         BackendError: the backend asked for by name can't serve the call.
     """
-    obstacles = {"triton": lambda: backend.triton_obstacle(indices, values, weights)}
+    obstacles = {"triton": lambda: backend.triton_obstacle(indices, values, weights, mixed=True)}
     if backend.choose("weighted_gather", obstacles) == "triton":
         from memnets.kernels.triton import product_key as kernel
 

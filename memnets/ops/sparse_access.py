@@ -24,7 +24,7 @@ def sparse_read(
     Raises:
         BackendError: the backend asked for by name can't serve the call.
     """
-    obstacles = {"triton": lambda: backend.triton_obstacle(indices, memory, weights)}
+    obstacles = {"triton": lambda: backend.triton_obstacle(indices, memory, weights, mixed=True)}
     if backend.choose("sparse_read", obstacles) == "triton":
         from memnets.kernels.triton import sparse_access as kernel
 
