@@ -40,8 +40,8 @@ struct Trace {
   int64_t rows, size;
 };
 
-// How many steps apart memories are kept. Those between are written anew from what was emitted and the weights: that
-// takes less time than to have every step's memory, by far the largest part of a trace, brought in from far away.
+// How many steps apart memories are kept. Those between are written anew from what was emitted and the weights: every
+// step's memory would be more than half of what is kept.
 constexpr int64_t MEMORY_INTERVAL = 6;
 
 // The memories of a chunk's sequences, step by step: kept ones lie in the trace, those between in working space, `places`

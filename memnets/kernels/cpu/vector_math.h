@@ -26,7 +26,7 @@ inline Doubles reciprocal(Doubles x) { return 1.0 / x; }
 inline Floats reciprocal(Floats x) {
 #if defined(__AVX512F__)
   const Floats guess = _mm512_rcp14_ps(x);
-  return guess + guess * (1.0f - x * guess);  // a Newton step; a division takes four times as long
+  return guess + guess * (1.0f - x * guess);  // a Newton step instead of a division
 #else
   return 1.0f / x;
 #endif
