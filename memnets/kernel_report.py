@@ -21,7 +21,8 @@ from memnets.kernels import triton as kernels
 from memnets.kernels.triton.launch import Launch, interpreting, recorded
 from memnets.ops.backend import use_backend
 from memnets.ops.cases import Case, Sizes, cases
-from memnets.ops.ntm_sequence import HeadScheme, NTMSequenceState, NTMWeights, ntm_sequence
+from memnets.ops.ntm_sequence import HeadScheme, NTMSequenceState, ntm_sequence
+from memnets.ops.sequence import SequenceWeights
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -47,7 +48,7 @@ class SequenceCase(NamedTuple):
     hidden: int = 100
     inputs: int = 9
 
-    def function(self, inputs: Tensor, state: NTMSequenceState, weights: NTMWeights) -> Tensor:
+    def function(self, inputs: Tensor, state: NTMSequenceState, weights: SequenceWeights) -> Tensor:
         """Features; their gradient needs the whole backward pass."""
         return ntm_sequence(inputs, state, weights, HeadScheme())[0]
 
@@ -60,7 +61,7 @@ class SequenceCase(NamedTuple):
             return torch.zeros(shape, dtype=dtype)
 
         read_weights, write_weights = (zeros(2, self.heads, self.slots) for _ in range(2))
-        hidden, cell = (zeros(2, self.hidden) if self.lstm else None for _ in range(2))
+        hidden, cell = (zeros(2, 1, self.hidden) if self.lstm else None for _ in range(2))
         recurrent = zeros(gates, self.hidden) if self.lstm else None
         return {
             "inputs": zeros(2, 3, self.inputs),
@@ -72,10 +73,12 @@ class SequenceCase(NamedTuple):
                 hidden,
                 cell,
             ),
-            "weights": NTMWeights(
+            "weights": SequenceWeights(
                 zeros(gates, self.inputs + read),
                 recurrent,
                 zeros(gates),
+                None,
+                None,
                 zeros(interface, self.hidden),
                 zeros(interface),
             ),

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 
 from memnets.ops.backend import use_backend
-from memnets.ops.ntm_sequence import HeadScheme, NTMSequenceState, NTMWeights, ntm_sequence
+from memnets.ops.ntm_sequence import HeadScheme, NTMSequenceState, ntm_sequence
+from memnets.ops.sequence import SequenceWeights
 
 MULTIPLE = 4
 """A kernel's error may be this many times the reference's own, which counts as one rounding at least."""
@@ -57,7 +58,7 @@ class Problem(NamedTuple):
 
     inputs: torch.Tensor
     state: NTMSequenceState
-    weights: NTMWeights
+    weights: SequenceWeights
     scheme: HeadScheme
     lengths: torch.Tensor | None = None
 
@@ -91,13 +92,15 @@ def problem(shape=None, lstm=True, scheme=None, dtype=torch.float64, seed=0, sca
         weights(batch, shape.read_heads, shape.slots),
         weights(batch, shape.write_heads, shape.slots),
         normal(batch, shape.read_heads, shape.word),
-        normal(batch, shape.hidden) if lstm else None,
-        normal(batch, shape.hidden) if lstm else None,
+        normal(batch, 1, shape.hidden) if lstm else None,
+        normal(batch, 1, shape.hidden) if lstm else None,
     )
-    parameters = NTMWeights(
+    parameters = SequenceWeights(
         normal(gates, shape.inputs + shape.read_heads * shape.word),
         normal(gates, shape.hidden) if lstm else None,
         normal(gates),
+        None,
+        None,
         normal(interface, shape.hidden),
         normal(interface),
     )

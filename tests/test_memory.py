@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from memnets.memory.access import Access
 from memnets.memory.addressing import Addressing, Gate, Key, Sharpening, Shift, Strength, split_heads
 from memnets.memory.initial_memory import ConstantMemory, LearnedMemory, RandomMemory
+from memnets.memory.ntm_access import NTMAccess
 
 PARTS = {"key": Key, "strength": Strength, "gate": Gate, "shift": Shift, "sharpening": Sharpening}
 SUBSETS = [[name for name, on in zip(PARTS, mask, strict=True) if on] for mask in product([True, False], repeat=5)]
@@ -34,7 +34,7 @@ def addressing_of(parts, **replaced):
 
 def access_of(addressing=None, memory=LearnedMemory, read_heads=2, write_heads=3, controller_size=4):
     addressing = Addressing() if addressing is None else addressing
-    return Access(controller_size, SLOTS, WORD, read_heads, write_heads, addressing, memory(SLOTS, WORD))
+    return NTMAccess(controller_size, SLOTS, WORD, read_heads, write_heads, addressing, memory(SLOTS, WORD))
 
 
 class TestAddressing:
@@ -117,7 +117,7 @@ class TestAccess:
     @pytest.mark.parametrize("sizes", [(0, 1, 1, 1), (1, 0, 1, 1), (1, 1, 0, 1), (1, 1, 1, 0)])
     def test_sizes_are_positive(self, sizes):
         with pytest.raises(ValueError, match="must be at least 1"):
-            Access(4, *sizes, Addressing(), nn.Identity())
+            NTMAccess(4, *sizes, Addressing(), nn.Identity())
 
     @pytest.mark.parametrize("parts", LEGAL, ids=names)
     def test_equals_a_loop_over_heads(self, parts):

@@ -208,7 +208,7 @@ class TestContract:
 
 class TestLSTM:
     def test_forget_bias_is_added_once(self):
-        bias = LSTMController(2, hidden_size=50).cell.bias_ih.detach()
+        bias = LSTMController(2, hidden_size=50).layers[0].bias_ih.detach()
         assert bias[50:100].mean().item() == pytest.approx(1, abs=0.1)
         assert torch.cat([bias[:50], bias[100:]]).abs().max() < 0.2
 

@@ -15,22 +15,29 @@ from torch.testing import assert_close
 
 from memnets.contracts import Spec
 from memnets.models.base import trace
-from memnets.models.controller import FeedForwardController, LSTMController
+from memnets.models.controller import FeedForwardController, GRUController, LSTMController
 from memnets.models.ntm import NTM
+
+
+def two_layers(input_size, hidden_size=4):
+    return LSTMController(input_size, hidden_size, num_layers=2)
+
+
+CONTROLLERS = [LSTMController, two_layers, GRUController, FeedForwardController]
 
 
 class TestNTM:
     @pytest.mark.parametrize("parts", LEGAL, ids=names)
     @pytest.mark.parametrize(
         ("controller", "memory"),
-        list(product([LSTMController, FeedForwardController], MEMORIES)),
+        list(product(CONTROLLERS, MEMORIES)),
         ids=lambda part: part.__name__,
     )
     def test_every_ablation_trains_every_parameter(self, parts, controller, memory):
         model = tiny_ntm(controller=controller, addressing=addressing_of(parts), memory=memory)
         check_gradients(model, inputs_of("vectors", time=4))
 
-    @pytest.mark.parametrize("controller", [LSTMController, FeedForwardController])
+    @pytest.mark.parametrize("controller", CONTROLLERS)
     @pytest.mark.parametrize("parts", [["key", "strength", "gate", "shift", "sharpening"], ["key"], []], ids=names)
     def test_equals_loops_in_numpy(self, controller, parts):
         model = tiny_ntm(controller=controller, addressing=addressing_of(parts)).double()
@@ -40,7 +47,7 @@ class TestNTM:
         assert_close(outputs, torch.from_numpy(expected), rtol=1e-8, atol=1e-10)
         assert_close(state.access.memory, torch.from_numpy(memory), rtol=1e-8, atol=1e-10)
 
-    @pytest.mark.parametrize("controller", [LSTMController, FeedForwardController])
+    @pytest.mark.parametrize("controller", CONTROLLERS)
     def test_gradients(self, controller):
         model = tiny_ntm(controller=controller, hidden_size=2, memory_size=3, word_size=2).double()
         inputs, (parameter_names, values) = torch.randn(1, 3, 4).double(), zip(*model.named_parameters(), strict=True)
@@ -99,13 +106,29 @@ def sigmoid(x):
 
 
 def step_of_controller(weights, seen, state):
+    """Output and state of the controller whose weights there are: a tanh layer, a GRU, or layers of LSTM."""
+    prefix = "cell.controller."
     if not state:
-        return np.tanh(seen @ weights["cell.controller.layer.weight"].T + weights["cell.controller.layer.bias"]), state
-    hidden, cell = state
-    prefix = "cell.controller.cell."
-    gates = seen @ weights[prefix + "weight_ih"].T + weights[prefix + "bias_ih"]
-    gates = gates + hidden @ weights[prefix + "weight_hh"].T + weights[prefix + "bias_hh"]
-    insert, forget, candidate, emit = np.split(gates, 4, axis=1)
-    cell = sigmoid(forget) * cell + sigmoid(insert) * np.tanh(candidate)
-    hidden = sigmoid(emit) * np.tanh(cell)
-    return hidden, [hidden, cell]
+        return np.tanh(seen @ weights[prefix + "layer.weight"].T + weights[prefix + "layer.bias"]), state
+    if len(state) == 1:
+        (hidden,) = state
+        given, own = gates_of(weights, prefix + "cell.", seen, hidden)
+        reset, update = (sigmoid(given[i] + own[i]) for i in (0, 1))
+        hidden = (1 - update) * np.tanh(given[2] + reset * own[2]) + update * hidden
+        return hidden, [hidden]
+    after = []
+    for layer, (hidden, cell) in enumerate(zip(*(part.swapaxes(0, 1) for part in state), strict=True)):
+        given, own = gates_of(weights, f"{prefix}layers.{layer}.", seen, hidden)
+        insert, forget, candidate, emit = (a + b for a, b in zip(given, own, strict=True))
+        cell = sigmoid(forget) * cell + sigmoid(insert) * np.tanh(candidate)
+        seen = sigmoid(emit) * np.tanh(cell)
+        after.append((seen, cell))
+    return seen, [np.stack(part, axis=1) for part in zip(*after, strict=True)]
+
+
+def gates_of(weights, prefix, seen, hidden):
+    """What input and hidden vector add to each gate of a cell."""
+    given = seen @ weights[prefix + "weight_ih"].T + weights[prefix + "bias_ih"]
+    own = hidden @ weights[prefix + "weight_hh"].T + weights[prefix + "bias_hh"]
+    num_gates = given.shape[1] // hidden.shape[1]
+    return np.split(given, num_gates, axis=1), np.split(own, num_gates, axis=1)

@@ -21,7 +21,7 @@ from memnets.ops.erase_add import read
 CASES = [pytest.param(case, id=case.name) for case in cases()]
 
 
-ELSEWHERE = {"backend", "ntm_sequence"}
+ELSEWHERE = {"backend", "sequence", "ntm_sequence"}
 """No ops of one step: tested in test_backend.py and test_kernels.py."""
 
 

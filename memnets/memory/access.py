@@ -1,95 +1,54 @@
-"""Heads on a memory: the controller's output becomes reads and writes (NTM paper, sections 3.1 and 3.2)."""
+"""What a controller talks to: a memory with heads."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from typing import Any
 
-import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from memnets.memory.addressing import Addressing, split_heads
-from memnets.ops.erase_add import read_and_write
 
-START_LOGIT = 5.0
-"""First weights concentrate on slot 0: softmax of a logit of 5 there, 0 elsewhere (54 % at 128 slots)."""
+class Access(nn.Module, ABC):
+    """`read_vectors, state = access(controller_output, state)`: one step of a memory's heads.
 
-
-class AccessState(NamedTuple):
-    """A memory and where its heads are."""
-
-    memory: Float[Tensor, "batch slots word"]
-    read_weights: Float[Tensor, "batch read_heads slots"]
-    write_weights: Float[Tensor, "batch write_heads slots"]
-
-
-class Access(nn.Module):
-    """Read and write heads of one memory.
-
-    All heads address the memory as it is before the step; reads see it before this step's writes.
+    `interface` is the linear layer from the controller's output to what the heads emit, before activations.
 
     Args:
-        controller_size: width of the controller's output.
-        memory_size: number of slots.
         word_size: width of a slot.
-        num_read_heads: at least 1.
-        num_write_heads: at least 1.
-        addressing: how every head finds its slots.
-        initial_memory: maps a batch size to the first content.
+        num_read_heads: heads that read.
     """
 
-    def __init__(
-        self,
-        controller_size: int,
-        memory_size: int,
-        word_size: int,
-        num_read_heads: int,
-        num_write_heads: int,
-        addressing: Addressing,
-        initial_memory: nn.Module,
-    ) -> None:
+    interface: nn.Linear
+
+    def __init__(self, word_size: int, num_read_heads: int) -> None:
         super().__init__()
-        sizes = (memory_size, word_size, num_read_heads, num_write_heads)
-        if min(sizes) < 1:
-            raise ValueError(f"memory_size, word_size and both numbers of heads must be at least 1, not {sizes}")
-        self.word_size, self.num_read_heads, self.num_write_heads = word_size, num_read_heads, num_write_heads
-        self.num_heads = num_read_heads + num_write_heads
-        self.addressing = addressing
-        self.initial_memory = initial_memory
-        self._address_size = self.num_heads * addressing.interface_size(word_size)
-        self.interface = nn.Linear(controller_size, self._address_size + 2 * num_write_heads * word_size)
-        nn.init.xavier_uniform_(self.interface.weight)
-        nn.init.zeros_(self.interface.bias)
-        logits = torch.zeros(self.num_heads, memory_size)
-        logits[:, 0] = START_LOGIT
-        if addressing.uses_previous_weights:
-            self.start_logits = nn.Parameter(logits)
-        else:
-            self.register_buffer("start_logits", logits, persistent=False)
+        self.word_size, self.num_read_heads = word_size, num_read_heads
 
-    def initial_state(self, batch_size: int) -> AccessState:
-        """Initial memory, and weights from a softmax of the start logits."""
-        weights = torch.softmax(self.start_logits, dim=-1).expand(batch_size, -1, -1)
-        return AccessState(self.initial_memory(batch_size), *self._by_kind(weights))
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> Any:
+        """State before the first step: a NamedTuple of tensors with batch first."""
 
+    @abstractmethod
     def forward(
-        self, controller_output: Float[Tensor, "batch hidden"], state: AccessState
-    ) -> tuple[Float[Tensor, "batch read_heads word"], AccessState]:
+        self, controller_output: Float[Tensor, "batch hidden"], state: Any
+    ) -> tuple[Float[Tensor, "batch read_heads word"], Any]:
         """Read vectors, and the state after this step's writes."""
-        interface = self.interface(controller_output)
-        address = split_heads(interface[:, : self._address_size], self.num_heads)
-        erase, add = rearrange(
-            interface[:, self._address_size :], "b (two h w) -> two b h w", two=2, h=self.num_write_heads
-        )
-        previous = torch.cat([state.read_weights, state.write_weights], dim=1)
-        weights = self.addressing(address, state.memory, previous)
-        read_weights, write_weights = self._by_kind(weights)
-        read_vectors, memory = read_and_write(
-            state.memory, read_weights, write_weights, torch.sigmoid(erase), torch.tanh(add)
-        )
-        return read_vectors, AccessState(memory, read_weights, write_weights)
 
-    def _by_kind(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        read_weights, write_weights = weights.split([self.num_read_heads, self.num_write_heads], dim=1)
-        return read_weights, write_weights
+
+def make_interface(controller_size: int, size: int) -> nn.Linear:
+    """Return the layer that emits an interface of `size` numbers: Xavier weights, no bias to begin with."""
+    interface = nn.Linear(controller_size, size)
+    nn.init.xavier_uniform_(interface.weight)
+    nn.init.zeros_(interface.bias)
+    return interface
+
+
+def check_sizes(**sizes: int) -> None:
+    """Refuse a memory without slots, words or heads.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+    if wrong := {name: size for name, size in sizes.items() if size < 1}:
+        raise ValueError(", ".join(f"{name} must be at least 1, not {size}" for name, size in wrong.items()))

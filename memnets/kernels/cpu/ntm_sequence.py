@@ -24,6 +24,9 @@ def run(given: tuple[Any, ...], scheme: tuple[Any, ...]) -> Tensors:
         given: inputs, lengths, the state's tensors and the weights': those there are in float32, or all in float64.
         scheme: similarity ("none" for none), strength, gate, shift width, sharpening.
     """
+    *state, hidden, cell, weight, recurrent, bias, _upper, _upper_bias, interface, interface_bias = given
+    hidden, cell = (part if part is None else part[:, 0] for part in (hidden, cell))
+    given = (*state, hidden, cell, weight, recurrent, bias, interface, interface_bias)
     keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
     if keep and not torch.compiler.is_compiling():
         features, memory, read_weights, write_weights, cell = _Sequence.apply(scheme, *given)
@@ -32,7 +35,7 @@ def run(given: tuple[Any, ...], scheme: tuple[Any, ...]) -> Tensors:
         features, memory, read_weights, write_weights, cell = found[:NUM_STATE]
     _inputs, lengths, _memory, _reads, _writes, read_vectors, hidden, *_ = given
     read_vectors, last_hidden = _last(features, lengths, read_vectors, hidden)
-    after = (last_hidden, cell) if hidden is not None else (None, None)
+    after = (last_hidden[:, None], cell[:, None]) if hidden is not None else (None, None)
     return features, memory, read_weights, write_weights, read_vectors, *after
 
 

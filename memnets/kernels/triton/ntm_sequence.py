@@ -28,7 +28,8 @@ def run(given: tuple[Any, ...], scheme: tuple[Any, ...]) -> Result:
         scheme: similarity ("none" for none), strength, gate, shift width, sharpening.
     """
     inputs, lengths, memory, read_weights, write_weights, read_vectors, hidden, cell, *weights = given
-    input_weight, recurrent_weight, bias, interface_weight, interface_bias = weights
+    input_weight, recurrent_weight, bias, _upper, _upper_bias, interface_weight, interface_bias = weights
+    hidden, cell = (part if part is None else part[:, 0] for part in (hidden, cell))
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
     (input_size, hidden_size), num_reads = (inputs.shape[2], interface_weight.shape[1]), read_weights.shape[1]
     from_inputs, from_reads = input_weight.split([input_size, input_weight.shape[1] - input_size], dim=1)
@@ -55,7 +56,7 @@ def run(given: tuple[Any, ...], scheme: tuple[Any, ...]) -> Result:
     state = memory, *last_weights.split([num_reads, write_weights.shape[1]], dim=1), last_reads.view_as(read_vectors)
     if hidden is None:
         return features[:, 1:], *state, None, None
-    return features[:, 1:], *state, last_hidden, last_cell
+    return features[:, 1:], *state, last_hidden[:, None], last_cell[:, None]
 
 
 def obstacle(memory: Tensor) -> str | None:
