@@ -154,6 +154,16 @@ inline Vector<T> sharpened(Vector<T> weight) {
   return (weight < 0 ? Vector<T>{} : weight) + T(SHARPEN_EPSILON);
 }
 
+// w(n)^sharpening, normalised, as a softmax of logarithms (equation 9).
+template <class T>
+inline void sharpen(T sharpening, const T* MEMNETS_RESTRICT weights, T* MEMNETS_RESTRICT result,
+                    T* MEMNETS_RESTRICT scores, int64_t slots) {
+  each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+    lanes.store(scores + n, sharpening * logarithm(sharpened<T>(lanes.load(weights + n))));
+  });
+  softmax(scores, result, slots);
+}
+
 // Weights of one head over the slots (equations 5 to 9), from the dot products of its key with every slot.
 //
 // `inverse_norms` 1/|M(n)|, read for the cosine only; `traces` receives what the backward pass needs.
@@ -171,13 +181,7 @@ inline void address(const HeadScheme& scheme, const T* MEMNETS_RESTRICT emitted,
     continue_ring(ring, slots, half);
     shift_ring(ring, emitted + scheme.shift_at(), shifted, scheme.shift_width, slots);
   }
-  if (scheme.sharpening) {  // w(n)^sharpening, normalised, as a softmax of logarithms (equation 9)
-    const T sharpening = emitted[scheme.sharpening_at()];
-    each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
-      lanes.store(scores + n, sharpening * logarithm(sharpened<T>(lanes.load(shifted + n))));
-    });
-    softmax(scores, weights, slots);
-  }
+  if (scheme.sharpening) sharpen(emitted[scheme.sharpening_at()], shifted, weights, scores, slots);
 }
 
 // Gradient of the sharpening: `d_shifted` from that of the weights.
