@@ -1,7 +1,9 @@
 // Which slots a DNC may write to (Graves et al. 2016, Methods, dynamic memory allocation).
 #pragma once
 
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -102,13 +104,16 @@ struct Ascending {
   std::vector<Slot> sorted, other;
 };
 
-// a(order(j)) = (1 - usage(order(j))) prod_{i<j} usage(order(i)); `passed_on` [slots] receives the products, in order.
+// a(order(j)) = (1 - usage(order(j))) prod_{i<j} usage(order(i)); `passed_on` [slots] receives the products, in order. What
+// is below the normal numbers counts as 0: most slots, if one is unused, and processors are slow with such products.
 template <class T>
 inline void allocate(const T* MEMNETS_RESTRICT usage, T* MEMNETS_RESTRICT allocation, T* MEMNETS_RESTRICT passed_on,
                      Ascending<T>& order, int64_t slots) {
   order.sort(usage);
+  std::fill_n(allocation, slots, T(0));
+  std::fill_n(passed_on, slots, T(0));
   T product = 1;
-  for (int64_t j = 0; j < slots; j++) {
+  for (int64_t j = 0; j < slots && !(std::abs(product) < std::numeric_limits<T>::min()); j++) {
     const T used = usage[order[j]];
     passed_on[j] = product;
     allocation[order[j]] = (1 - used) * product;

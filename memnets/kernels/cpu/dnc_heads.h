@@ -119,18 +119,19 @@ struct DNCForward {
   const DNCScheme& scheme;
   Trace<T> emitted, rows, traces;
   MemorySteps<T> memories;
-  KeptSteps<T> links;
-  Trace<T> final_memory;
+  Trace<T> kept_links, links, final_memory;
+  int64_t interval;
   ContentScratch<T> content;
   Ascending<T> order;
   std::vector<T> left, allocation, passed_on, before, keep;
 
-  // `final_link` is the working space of the links: the last ones stay there.
-  DNCForward(const DNCScheme& scheme, const DNCTrace& trace, const Tensor& final_memory, const Tensor& final_link,
+  // `link` holds the links before the first step, then those after each in turn.
+  DNCForward(const DNCScheme& scheme, const DNCTrace& trace, const Tensor& final_memory, const Tensor& link,
              int64_t steps, int64_t first, int64_t count)
       : scheme(scheme), emitted(trace.emitted), rows(trace.rows), traces(trace.traces),
         memories(trace.memories, first, count, 2),
-        links(trace.links, link_interval(steps), 0, final_link.unsqueeze(1)), final_memory(final_memory.unsqueeze(1)), content(scheme), order(scheme.memory.slots), left(scheme.memory.slots),
+        kept_links(trace.links), links(link.unsqueeze(1)), final_memory(final_memory.unsqueeze(1)),
+        interval(link_interval(steps)), content(scheme), order(scheme.memory.slots), left(scheme.memory.slots),
         allocation(scheme.memory.slots), passed_on(scheme.memory.slots),
         before(scheme.deallocation ? memories.kept.size : 0), keep(scheme.memory.slots) {}
 
@@ -159,8 +160,10 @@ struct DNCForward {
   void link(int64_t sequence, int64_t t, const T* sent, const T* state, T* next, T* trace) {
     const int64_t slots = scheme.memory.slots, num_reads = scheme.reads();
     const T *written = next + num_reads * slots, *precedence = state + scheme.precedence_row() * slots;
-    follow_links(links.at(sequence, t), links.at(sequence, t + 1), written, precedence, state,
-                 trace + scheme.forward_trace() * slots, trace + scheme.backward_trace() * slots, num_reads, slots);
+    T* now = links.at(sequence, 0);
+    if (t % interval == 0 && t / interval < kept_links.rows)
+      std::copy_n(now, links.size, kept_links.at(sequence, t / interval));
+    follow_links(now, written, precedence, state, trace + scheme.forward_trace() * slots, trace + scheme.backward_trace() * slots, num_reads, slots);
     precedence_after(precedence, written, next + scheme.precedence_row() * slots, slots);
     for (int64_t h = 0; h < scheme.num_sharpenings() / 2; h++) {
       const T* powers = sent + scheme.sharpening_at(h);
@@ -174,9 +177,6 @@ struct DNCForward {
   void finish(int64_t sequence, int64_t steps) {
     const int64_t slots = scheme.memory.slots, word = scheme.memory.word;
     transpose<T>({memories.at(sequence, steps), slots}, {final_memory.at(sequence, 0), word}, word, slots);
-    if (!scheme.link) return;
-    const T* last = links.at(sequence, steps);
-    if (links.is_kept(steps)) std::copy_n(last, links.kept.size, links.place(sequence, steps));
   }
 };
 

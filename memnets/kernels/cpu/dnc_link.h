@@ -56,10 +56,10 @@ inline void link_row(const T* MEMNETS_RESTRICT row, T* MEMNETS_RESTRICT next, co
   next[i] = T(0);
 }
 
-// The links after a write (`next`; it may be `link`), and what heads that read at `reads` [heads slots] find along them:
+// Links before a write become those after it, and what heads that read at `reads` [heads slots] find along them:
 // forward(i) = sum_j L'(i, j) read(j), backward(i) = sum_j L'(j, i) read(j).
 template <class T>
-inline void follow_links(const T* link, T* next, const T* write, const T* precedence, const T* reads, T* forward,
+inline void follow_links(T* link, const T* write, const T* precedence, const T* reads, T* forward,
                          T* backward, int64_t heads, int64_t slots) {
   std::fill_n(backward, heads * slots, T(0));
   const auto rows = [&](auto count, int64_t i, auto group, int64_t head, auto first) MEMNETS_INLINE {
@@ -72,7 +72,8 @@ inline void follow_links(const T* link, T* next, const T* write, const T* preced
       Vector<T> row[ROWS], found[HEADS], read[HEADS];
       repeat(count, [&](auto r) MEMNETS_INLINE {
         const int64_t at = (i + r) * slots + j;
-        row[r] = first ? linked<T>(lanes.load(link + at), write[i + r], before, last) : lanes.load(next + at);
+        row[r] = lanes.load(link + at);
+        if (first) row[r] = linked<T>(row[r], write[i + r], before, last);
       });
       if (first && has_diagonal<T, ROWS>(i, j))
         for (int r = 0; r < ROWS; r++) row[r] = off_diagonal<T>(row[r], i + r, j);
@@ -80,7 +81,7 @@ inline void follow_links(const T* link, T* next, const T* write, const T* preced
         found[h] = lanes.load(back + h * slots + j), read[h] = lanes.load(reading + h * slots + j);
       });
       repeat(count, [&](auto r) MEMNETS_INLINE {
-        if (first) lanes.store(next + (i + r) * slots + j, row[r]);
+        if (first) lanes.store(link + (i + r) * slots + j, row[r]);
         repeat(group, [&](auto h) MEMNETS_INLINE {
           sums[r][h] += row[r] * read[h];
           found[h] += row[r] * reading[h * slots + i + r];

@@ -45,7 +45,7 @@ DNCTrace allocate(const SequenceCall& call, const DNCScheme& scheme, bool keep) 
   return {call.room({batch, steps, scheme.emitted()}),
           call.room({batch, keep ? steps / MEMORY_INTERVAL + 1 : 1, scheme.memory.word, slots}),
           call.room({batch, states, scheme.num_rows(), slots}), call.room({batch, steps, scheme.num_traces(), slots}),
-          call.room({batch, keep ? (steps - 1) / link_interval(steps) + 1 : 1, linked, linked})};
+          call.room({batch, keep ? (steps - 1) / link_interval(steps) + 1 : 0, linked, linked})};
 }
 
 // The rows that pass from step to step, of a `[batch rows slots]` tensor, as the parts of the state.
@@ -59,7 +59,7 @@ struct StateRows {
 
 // How many sequences a thread takes at a time, that what it makes again of their links stays small.
 int64_t link_chunk(int64_t bytes) {
-  constexpr int64_t MOST_BYTES = 64 << 20;
+  constexpr int64_t MOST_BYTES = 1 << 20;
   return std::clamp<int64_t>(MOST_BYTES / std::max<int64_t>(bytes, 1), 1, CHUNK);
 }
 
@@ -85,12 +85,11 @@ Forward forward(const Tensor& inputs, const MaybeTensor& lengths, const Tensor& 
   check_state(scheme, state, call.sizes.batch);
   const DNCTrace trace = allocate(call, scheme, keep);
   trace.memories.select(1, 0).copy_(memory.transpose(1, 2));
-  trace.links.select(1, 0).copy_(link);
   const StateRows first(scheme, trace.rows.select(1, 0));
   first.read_weights.copy_(read_weights), first.write_weights.copy_(write_weights);
   first.usage.copy_(usage), first.precedence.copy_(precedence);
   const Tensor final_memory = at::empty(memory.sizes(), inputs.options());
-  const Tensor final_link = at::empty(link.sizes(), inputs.options());
+  const Tensor final_link = copy(link);
   const SequenceResult result = run_forward(call, cell, keep, [&]<class T>(int64_t first, int64_t count) {
     return DNCForward<T>(scheme, trace, final_memory, final_link, call.sizes.steps, first, count);
   });

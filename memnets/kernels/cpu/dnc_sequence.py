@@ -30,7 +30,7 @@ def _traces(sizes: SequenceSizes, state: tuple[Tensor, ...], options: tuple[Any,
         (batch, steps // MEMORY_INTERVAL + 1 if keep else 1, word, slots),
         (batch, states, heads + 1 + linked, slots),
         (batch, steps, 2 * heads + (heads if mask else 2) + found, slots),
-        (batch, (steps - 1) // link_interval(steps) + 1 if keep else 1, *link.shape[1:]),
+        (batch, (steps - 1) // link_interval(steps) + 1 if keep else 0, *link.shape[1:]),
     ]
 
 

@@ -14,7 +14,8 @@ namespace memnets {
 template <class T>
 struct Trace {
   explicit Trace(const at::Tensor& tensor)
-      : start(tensor.data_ptr<T>()), rows(tensor.size(1)), size(tensor.numel() / (tensor.size(0) * tensor.size(1))) {}
+      : start(tensor.data_ptr<T>()), rows(tensor.size(1)),
+        size(tensor.numel() / std::max<int64_t>(tensor.size(0) * tensor.size(1), 1)) {}
   T* at(int64_t sequence, int64_t step) const { return start + (sequence * rows + step % rows) * size; }
   // A step of the sequences from `first` on, a row each: its numbers from `offset` on.
   Rows<T> across(int64_t first, int64_t step, int64_t offset = 0) const {
