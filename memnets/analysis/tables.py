@@ -53,8 +53,17 @@ def statistic(metric: str, values: Sequence[float]) -> Statistic:
     pick = {"less": np.nanmin, "more": np.nanmax}.get(better(metric) or "")
     best = float(pick(sample)) if pick and not np.isnan(sample).all() else None
     lower, median, upper = (float(value) for value in np.quantile(sample, [0.25, 0.5, 0.75]))
-    quartiles = (lower, upper) if len(sample) > 1 else (None, None)
-    return Statistic(metric, len(sample), float(sample.mean()), std, median, *quartiles, best)
+    several = len(sample) > 1
+    return Statistic(
+        metric,
+        len(sample),
+        float(sample.mean()),
+        std,
+        median,
+        lower_quartile=lower if several else None,
+        upper_quartile=upper if several else None,
+        best=best,
+    )
 
 
 def statistics(group: Group, patterns: Sequence[str] = ()) -> list[Statistic]:
