@@ -27,6 +27,7 @@ class Shape(NamedTuple):
     read_heads: int = 2
     write_heads: int = 2
     strided: bool = False
+    layers: int = 1
 
 
 SHAPES = {
@@ -66,6 +67,15 @@ class Problem(NamedTuple):
     def tensors(self):
         return [tensor for tensor in (self.inputs, *self.state, *self.weights) if tensor is not None]
 
+    def with_tensors(self, tensors):
+        """The same problem with others in the place of `tensors`."""
+        rest = iter(tensors)
+        inputs = next(rest)
+        state, weights = (
+            type(part)(*(None if old is None else next(rest) for old in part)) for part in (self.state, self.weights)
+        )
+        return Problem(inputs, state, weights, self.scheme, self.lengths)
+
 
 def problem(shape=None, lstm=True, scheme=None, dtype=torch.float64, seed=0, scale=1.0, device="cpu"):
     """Random arguments: the same values, bar rounding, for the same seed at any precision."""
@@ -92,15 +102,15 @@ def problem(shape=None, lstm=True, scheme=None, dtype=torch.float64, seed=0, sca
         weights(batch, shape.read_heads, shape.slots),
         weights(batch, shape.write_heads, shape.slots),
         normal(batch, shape.read_heads, shape.word),
-        normal(batch, 1, shape.hidden) if lstm else None,
-        normal(batch, 1, shape.hidden) if lstm else None,
+        normal(batch, shape.layers, shape.hidden) if lstm else None,
+        normal(batch, shape.layers, shape.hidden) if lstm else None,
     )
     parameters = SequenceWeights(
         normal(gates, shape.inputs + shape.read_heads * shape.word),
         normal(gates, shape.hidden) if lstm else None,
         normal(gates),
-        None,
-        None,
+        normal(shape.layers - 1, gates, 2 * shape.hidden) if shape.layers > 1 else None,
+        normal(shape.layers - 1, gates) if shape.layers > 1 else None,
         normal(interface, shape.hidden),
         normal(interface),
     )

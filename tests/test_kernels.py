@@ -168,9 +168,7 @@ class TestSequence:
         given = problem(Shape(2, 3, 2, 2, 3, 2, 1, 2), scale=0.7)
 
         def call(*tensors):
-            features, state = kernel(
-                tensors[0], type(given.state)(*tensors[1:7]), type(given.weights)(*tensors[7:]), given.scheme
-            )
+            features, state = kernel(*given.with_tensors(tensors))
             return features, *state
 
         assert torch.autograd.gradcheck(call, given.tensors)
@@ -219,11 +217,10 @@ class TestSequence:
         torch.library.opcheck(forward, op_arguments(given, keep=False), test_utils=("test_schema", "test_faketensor"))
         plain = [t.detach() if isinstance(t, torch.Tensor) else t for t in op_arguments(given)]
         outputs = forward(*plain)
-        saved = (plain[0], plain[1], plain[5], plain[6], *plain[8:13], outputs[0], *outputs[5:])
-        for gradients in ([None] * 5, [torch.ones_like(output) for output in outputs[:5]]):
+        saved = (plain[0], plain[1], plain[5], plain[6], *plain[8:15], outputs[0], *outputs[7:])
+        for gradients in ([None] * 7, [torch.ones_like(output) for output in outputs[:7]]):
             for wants_inputs in (True, False):
-                options = (given.state.read_weights.shape[1], *plain[13:18], wants_inputs)
-                torch.library.opcheck(backward, (*gradients, *saved, *options))
+                torch.library.opcheck(backward, (*gradients, *saved, *plain[15:20], wants_inputs))
 
     def test_compiles_into_one_graph(self):
         given = problem(Shape(batch=2, time=2))
@@ -330,7 +327,7 @@ class TestNTM:
     def test_shapes_are_checked_before_memory_is_touched(self):
         """Outside of tests nothing else looks at them."""
         arguments = list(op_arguments(problem()))
-        for i, name in ((2, "memory"), (10, "bias"), (12, "interface_bias")):
+        for i, name in ((2, "memory"), (10, "bias"), (14, "interface_bias")):
             wrong_one = [*arguments[:i], arguments[i][:1], *arguments[i + 1 :]]
             with pytest.raises(RuntimeError, match=f"ntm_sequence: {name} must be"):
                 torch.ops.memnets.ntm_sequence_forward(*wrong_one)

@@ -10,7 +10,6 @@ from triton.runtime import interpreter
 
 from memnets.kernels.triton import ntm_sequence as kernels
 from memnets.ops.ntm_sequence import HeadScheme, NTMSequenceState, ntm_sequence_reference
-from memnets.ops.sequence import SequenceWeights
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DOUBLE = {"rtol": 1e-10, "atol": 1e-11}
@@ -116,8 +115,7 @@ class TestSequence:
         given = made(Shape(1, 2, 1, 2, 3, 2, 1, 1), scale=0.7)
 
         def call(*tensors):
-            state, weights = NTMSequenceState(*tensors[1:7]), SequenceWeights(*tensors[7:])
-            features, after = kernel(tensors[0], state, weights, given.scheme)
+            features, after = kernel(*given.with_tensors(tensors))
             return torch.cat([part.flatten() for part in (features, *after)])
 
         assert torch.autograd.gradcheck(call, given.tensors, fast_mode=True)

@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from memnets.kernels.cpu import ntm_sequence as cpu
+from memnets.kernels.cpu.ntm_sequence import NTM_SEQUENCE
 from memnets.ops import backend
 from memnets.ops.content_address import Similarity, content_address
 from memnets.ops.erase_add import read_and_write
@@ -93,15 +93,12 @@ def run_kernel(
     given = (inputs, lengths, *state, *weights)
     obstacles = {
         "triton": lambda: _layers_obstacle(weights) or triton_obstacle(given, state.memory),
-        "cpu": lambda: (
-            (weights.upper is not None and "it runs one layer of LSTM")
-            or cpu_obstacle("ntm_sequence", cpu.register, given)
-        ),
+        "cpu": lambda: cpu_obstacle("ntm_sequence", NTM_SEQUENCE.register, given),
     }
     chosen = backend.choose("ntm_sequence", obstacles)
     if chosen == "reference":
         return None
-    kernel = _triton() if chosen == "triton" else cpu
+    kernel = _triton() if chosen == "triton" else NTM_SEQUENCE
     features, *after = in_one_precision(kernel.run, given, (scheme.similarity or "none", *scheme[1:]))
     return features, NTMSequenceState(*after)
 
@@ -161,7 +158,7 @@ def _address(raw: Tensor, memory: Tensor, previous: Tensor, scheme: HeadScheme) 
 
 
 def _layers_obstacle(weights: SequenceWeights) -> str | None:
-    return None if weights.upper is None else f"it runs one layer of LSTM, not {1 + len(weights.upper)}"
+    return None if weights.upper is None else f"it runs one layer, not {1 + len(weights.upper)}"
 
 
 def _triton() -> Any:

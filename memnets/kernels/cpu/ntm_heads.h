@@ -1,90 +1,48 @@
 // One step of an NTM's heads for one sequence, forward and backward, and what is kept of it in between.
 #pragma once
 
-#include <ATen/ATen.h>
-
 #include <vector>
 
 #include "addressing.h"
+#include "controller_weights.h"
 #include "memory.h"
+#include "trace.h"
 
 namespace memnets {
 
-struct Sizes {
-  int64_t batch, steps, input, hidden, gates, interface;
-  bool lstm;
+struct HeadSizes {
   MemorySizes memory;
   HeadScheme scheme;
 
   int64_t heads() const { return memory.read_heads + memory.write_heads; }
-  int64_t reads() const { return memory.read_heads * memory.word; }
-  int64_t features() const { return hidden + reads(); }
   // The interface: every head's slice, then what each write head erases, then what each adds.
   int64_t erase_at() const { return heads() * scheme.size(); }
   int64_t add_at() const { return erase_at() + memory.write_heads * memory.word; }
+  int64_t interface() const { return add_at() + memory.write_heads * memory.word; }
 };
 
-// What one step of every sequence left behind: `rows` steps are kept, older ones overwritten.
-template <class T>
-struct Trace {
-  explicit Trace(const at::Tensor& tensor)
-      : start(tensor.data_ptr<T>()), rows(tensor.size(1)), size(tensor.numel() / (tensor.size(0) * tensor.size(1))) {}
-  T* at(int64_t sequence, int64_t step) const { return start + (sequence * rows + step % rows) * size; }
-  // Have a step brought near: it is needed when the other sequences have had theirs.
-  void fetch(int64_t sequence, int64_t step) const {
-    if (step < 0 || step >= rows) return;
-    const T* from = at(sequence, step);
-    for (int64_t i = 0; i < size; i += 64 / sizeof(T)) __builtin_prefetch(from + i, 0, 2);
-  }
-  T* start;
-  int64_t rows, size;
-};
-
-// How many steps apart memories are kept. Those between are written anew from what was emitted and the weights: every
-// step's memory would be more than half of what is kept.
-constexpr int64_t MEMORY_INTERVAL = 6;
-
-// The memories of a chunk's sequences, step by step: kept ones lie in the trace, those between in working space, `places`
-// steps of them at a time.
-template <class T>
-struct MemorySteps {
-  MemorySteps(const at::Tensor& memories, int64_t first, int64_t rows, int64_t places)
-      : kept(memories), first(first), places(places), space(at::empty({rows, places, kept.size}, memories.options())) {}
-  T* at(int64_t sequence, int64_t step) const {
-    if (is_kept(step)) return kept.at(sequence, step / MEMORY_INTERVAL);
-    return space.data_ptr<T>() + ((sequence - first) * places + step % places) * kept.size;
-  }
-  // Without a backward pass only the first memory has a row.
-  bool is_kept(int64_t step) const { return step % MEMORY_INTERVAL == 0 && step / MEMORY_INTERVAL < kept.rows; }
-  Trace<T> kept;
-  int64_t first, places;
-  at::Tensor space;
-};
-
-// Everything the backward pass needs. Where a trace has a row more than there are steps, row 0 is the initial state.
-struct Saved {
-  at::Tensor features;       // [batch steps features]: controller output, then read vectors
-  at::Tensor gates;          // [batch steps 4 hidden], LSTM only
-  at::Tensor cells;          // [batch steps+1 hidden], LSTM only
-  at::Tensor emitted;        // [batch steps interface]
-  at::Tensor memories;       // [batch steps/interval+1 word slots]: before every MEMORY_INTERVAL-th step
-  at::Tensor weights;        // [batch steps+1 heads slots]
-  at::Tensor traces;         // [batch steps heads num_traces slots]
-  at::Tensor inverse_norms;  // [batch steps slots], cosine only
+// What the heads leave behind for the backward pass.
+struct HeadTrace {
+  Tensor emitted;        // [batch steps interface]
+  Tensor memories;       // [batch steps/interval+1 word slots]: before every MEMORY_INTERVAL-th step
+  Tensor weights;        // [batch steps+1 heads slots]
+  Tensor traces;         // [batch steps heads num_traces slots]
+  Tensor inverse_norms;  // [batch steps slots], cosine only
 };
 
 // One step of one sequence's heads: activates the interface, addresses, reads and writes.
 template <class T>
 struct HeadsForward {
-  const Sizes& sizes;
-  Trace<T> emitted, weights, traces, inverse;
+  const HeadSizes& sizes;
+  Trace<T> emitted, weights, traces, inverse, final_memory;
   MemorySteps<T> memories;
   AddressScratch<T> scratch;
   std::vector<T> dots, keep;
 
-  HeadsForward(const Sizes& sizes, const Saved& saved, int64_t first, int64_t rows)
+  HeadsForward(const HeadSizes& sizes, const HeadTrace& saved, const Tensor& final_memory, int64_t first, int64_t rows)
       : sizes(sizes), emitted(saved.emitted), weights(saved.weights), traces(saved.traces),
-        inverse(saved.inverse_norms), memories(saved.memories, first, rows, 2), scratch(sizes.memory.slots, sizes.scheme.shift_width),
+        inverse(saved.inverse_norms), final_memory(final_memory.unsqueeze(1)), memories(saved.memories, first, rows, 2),
+        scratch(sizes.memory.slots, sizes.scheme.shift_width),
         dots(sizes.heads() * sizes.memory.slots), keep(sizes.memory.slots) {}
 
   void step(int64_t sequence, int64_t t, const T* raw, T* reads) {
@@ -110,6 +68,11 @@ struct HeadsForward {
           memories.at(sequence, t + 1), keep.data(), sizes.memory);
   }
 
+  void finish(int64_t sequence, int64_t steps) {
+    const int64_t slots = sizes.memory.slots, word = sizes.memory.word;
+    transpose<T>({memories.at(sequence, steps), slots}, {final_memory.at(sequence, 0), word}, word, slots);
+  }
+
   void activate(const T* MEMNETS_RESTRICT raw, T* MEMNETS_RESTRICT sent) const {
     for (int64_t h = 0; h < sizes.heads(); h++)
       emit(sizes.scheme, raw + h * sizes.scheme.size(), sent + h * sizes.scheme.size());
@@ -123,20 +86,29 @@ struct HeadsForward {
   }
 };
 
-// The gradient of `HeadsForward::step`; `d_memory` and `d_weights` pass from the step's end to its beginning.
+// Gradients of the final state's memory [batch word slots] and weights [batch heads slots], and then of the initial
+// one's.
+struct HeadGradients {
+  Tensor memory, weights;
+};
+
+// The gradient of `HeadsForward::step`.
 template <class T>
 struct HeadsBackward {
-  const Sizes& sizes;
-  Trace<T> emitted, weights, traces, inverse;
+  const HeadSizes& sizes;
+  const Lengths& lengths;
+  Trace<T> emitted, weights, traces, inverse, d_memories, d_all_weights;
   MemorySteps<T> memories;
   AddressScratch<T> scratch;
   std::vector<T> d_head_weights, d_dots, d_norms, d_emitted, keep;
 
-  HeadsBackward(const Sizes& sizes, const Saved& saved, int64_t first, int64_t rows)
-      : sizes(sizes), emitted(saved.emitted), weights(saved.weights), traces(saved.traces),
-        inverse(saved.inverse_norms), memories(saved.memories, first, rows, MEMORY_INTERVAL), scratch(sizes.memory.slots, sizes.scheme.shift_width),
+  HeadsBackward(const HeadSizes& sizes, const Lengths& lengths, const HeadTrace& saved, const HeadGradients& room,
+                int64_t first, int64_t rows)
+      : sizes(sizes), lengths(lengths), emitted(saved.emitted), weights(saved.weights), traces(saved.traces),
+        inverse(saved.inverse_norms), d_memories(room.memory.unsqueeze(1)), d_all_weights(room.weights.unsqueeze(1)),
+        memories(saved.memories, first, rows, MEMORY_INTERVAL), scratch(sizes.memory.slots, sizes.scheme.shift_width),
         d_head_weights(sizes.heads() * sizes.memory.slots), d_dots(sizes.heads() * sizes.memory.slots),
-        d_norms(sizes.memory.slots), d_emitted(sizes.interface), keep(sizes.memory.slots) {}
+        d_norms(sizes.memory.slots), d_emitted(sizes.interface()), keep(sizes.memory.slots) {}
 
   // Write the memories that weren't kept between the last kept one up to step t and that step.
   void write_again(int64_t sequence, int64_t t) {
@@ -147,7 +119,9 @@ struct HeadsBackward {
     }
   }
 
-  void step(int64_t sequence, int64_t t, const T* d_reads, T* d_memory, T* d_weights, T* d_raw) {
+  void step(int64_t sequence, int64_t t, const T* d_reads, T* d_raw) {
+    if (t + 1 == lengths[sequence] || (t + 1) % MEMORY_INTERVAL == 0) write_again(sequence, t);
+    T *d_memory = d_memories.at(sequence, 0), *d_weights = d_all_weights.at(sequence, 0);
     const int64_t slots = sizes.memory.slots, word = sizes.memory.word, heads = sizes.heads();
     const int64_t reads = sizes.memory.read_heads, writes = sizes.memory.write_heads;
     const int64_t num_traces = sizes.scheme.num_traces(), size = sizes.scheme.size();
