@@ -245,4 +245,5 @@ class TestBase:
 
 
 def test_every_configuration_was_found():
-    assert {"copy", "repeat_copy", "associative_recall"} <= {path.stem for path in CONFIGS}
+    paper = {"copy", "repeat_copy", "associative_recall", "ngrams", "priority_sort"}
+    assert paper | {"key_value_recall", "keep_n"} <= {path.stem for path in CONFIGS}
