@@ -121,7 +121,7 @@ class TestDynamicNGrams:
 
 
 class Coarse:
-    """Random numbers whose priorities are 0 or 1: most of them are equal."""
+    """Random numbers whose priorities are 0 or 1 once rounded to what a model sees, so that most are equal."""
 
     def __init__(self):
         self.random = np.random.default_rng(0)
@@ -130,7 +130,7 @@ class Coarse:
         return self.random.integers(*arguments)
 
     def uniform(self, low, high, shape):
-        return self.random.integers(0, 2, shape).astype(np.float64)
+        return self.random.integers(0, 2, shape) + 1e-12 * self.random.random(shape)
 
 
 def in_order(batch, row, num_items):

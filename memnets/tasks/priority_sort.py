@@ -57,7 +57,7 @@ class PrioritySort(BitSequenceTask):
         num_items = self._longest(1, self.num_items, split, index)
         num_outputs = self._outputs_of(num_items)
         bits = random.integers(0, 2, (batch_size, num_items, self.num_bits))
-        priorities = random.uniform(-1, 1, (batch_size, num_items)).astype(np.float32)
+        priorities = random.uniform(-1, 1, (batch_size, num_items)).astype(np.float32)  # sorted as the model sees them
         order = (-priorities).argsort(axis=1, kind="stable")[:, :num_outputs]
         inputs = np.zeros((batch_size, num_items + 1 + num_outputs, self.num_bits + 2))
         inputs[:, :num_items, : self.num_bits] = bits
