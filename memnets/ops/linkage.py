@@ -17,9 +17,9 @@ def link_after(
     L'(i, j) = (1 - write(i) - write(j)) L(i, j) + write(i) · precedence(j), precedence being that before the write.
     """
     after, before = write_weights[:, :, None], write_weights[:, None, :]
-    linked = (1 - after - before) * link + after * precedence_weights[:, None, :]
-    itself = torch.eye(link.shape[-1], dtype=torch.bool, device=link.device)
-    return linked.masked_fill(itself, 0)
+    # Of slots x slots numbers, the backward pass keeps the old links alone: no factor of theirs, no mask.
+    linked = link - after * link - before * link + after * precedence_weights[:, None, :]
+    return linked.diagonal_scatter(torch.zeros_like(write_weights), dim1=1, dim2=2)
 
 
 def precedence_after(
