@@ -136,3 +136,54 @@ def weighted_gather(values, weights, indices):
 
 def read_and_write(memory, read_weights, write_weights, erase, add):
     return read(memory, read_weights), erase_add(memory, write_weights, erase, add)
+
+
+def masked_content_address(memory, key, strength, key_mask):
+    weights = np.zeros((*key.shape[:2], memory.shape[1]))
+    for b, h in np.ndindex(key.shape[:2]):
+        mask = key_mask[b, h]
+        scores = [similarity_of("cosine", key[b, h] * mask, slot * mask) for slot in memory[b]]
+        weights[b, h] = softmax([strength[b, h] * score for score in scores])
+    return weights
+
+
+def usage_after(usage, previous_write_weights, previous_read_weights, free_gates):
+    used, retention = np.zeros_like(usage), np.ones_like(usage)
+    for b, n in np.ndindex(usage.shape):
+        for h in range(free_gates.shape[1]):
+            retention[b, n] *= 1 - free_gates[b, h] * previous_read_weights[b, h, n]
+        written = previous_write_weights[b, n]
+        used[b, n] = (usage[b, n] + written - usage[b, n] * written) * retention[b, n]
+    return used, retention
+
+
+def allocation_weights(usage):
+    weights = np.zeros_like(usage)
+    for b, row in enumerate(usage):
+        left = 1.0
+        for slot in sorted(range(len(row)), key=lambda n: (row[n], n)):
+            weights[b, slot] = (1 - row[slot]) * left
+            left *= row[slot]
+    return weights
+
+
+def link_after(link, precedence_weights, write_weights):
+    linked = np.zeros_like(link)
+    for b, i, j in np.ndindex(link.shape):
+        if i != j:
+            kept = (1 - write_weights[b, i] - write_weights[b, j]) * link[b, i, j]
+            linked[b, i, j] = kept + write_weights[b, i] * precedence_weights[b, j]
+    return linked
+
+
+def precedence_after(precedence_weights, write_weights):
+    return np.array([(1 - sum(w)) * p + w for p, w in zip(precedence_weights, write_weights, strict=True)])
+
+
+def follow_link(link, read_weights):
+    forward, backward = np.zeros_like(read_weights), np.zeros_like(read_weights)
+    for b, h, i in np.ndindex(read_weights.shape):
+        for j in range(read_weights.shape[2]):
+            forward[b, h, i] += link[b, i, j] * read_weights[b, h, j]
+            backward[b, h, i] += link[b, j, i] * read_weights[b, h, j]
+    return forward, backward

@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from memnets.ops.allocation import allocation_weights, usage_after
 from memnets.ops.content_address import content_address, content_read
 from memnets.ops.erase_add import erase_add, read, read_and_write
+from memnets.ops.linkage import follow_link, link_after, precedence_after
+from memnets.ops.masked_content import masked_content_address
 from memnets.ops.product_key import product_key_address, weighted_gather
 from memnets.ops.shift_sharpen import circular_shift, interpolate, sharpen, shift_sharpen
 from memnets.ops.sparse_access import sparse_read, sparse_write
@@ -163,6 +166,24 @@ def _product_key(draw: Draw) -> Arguments:
     return {"query": query.flatten(-2), "half_keys": half_keys, "k": draw.sizes.k}
 
 
+def _usage(draw: Draw) -> Arguments:
+    return {
+        "usage": draw.unit("batch", "slots"),
+        "previous_write_weights": draw.weights("batch", "slots"),
+        "previous_read_weights": draw.weights("batch", "heads", "slots"),
+        "free_gates": draw.unit("batch", "heads"),
+    }
+
+
+def _link(draw: Draw) -> Arguments:
+    return {
+        "link": draw.unit("batch", "slots", "slots"),
+        "precedence_weights": draw.weights("batch", "slots"),
+        "write_weights": draw.weights("batch", "slots"),
+        "read_weights": draw.weights("batch", "heads", "slots"),
+    }
+
+
 def _only(names: str, arguments: Arguments) -> Arguments:
     return {name: arguments[name] for name in names.split()}
 
@@ -177,6 +198,9 @@ CONTENT_CALLS: dict[str, Callable[[Draw], Arguments]] = {
 OPS: dict[str, Op] = {
     "content_address": Op(content_address, CONTENT_CALLS),
     "content_read": Op(content_read, CONTENT_CALLS),
+    "masked_content_address": Op(
+        masked_content_address, {"": lambda draw: _content(draw) | {"key_mask": draw.unit("batch", "heads", "word")}}
+    ),
     "interpolate": Op(interpolate, {"": lambda draw: _only("content_weights previous_weights gate", _location(draw))}),
     "circular_shift": Op(
         circular_shift,
@@ -200,6 +224,11 @@ OPS: dict[str, Op] = {
     "read": Op(read, {"": lambda draw: _only("memory weights", _write(draw))}),
     "erase_add": Op(erase_add, {"": _write}),
     "read_and_write": Op(read_and_write, {"": _access}),
+    "usage_after": Op(usage_after, {"": _usage}),
+    "allocation_weights": Op(allocation_weights, {"": lambda draw: {"usage": draw.unit("batch", "slots")}}),
+    "link_after": Op(link_after, {"": lambda draw: _only("link precedence_weights write_weights", _link(draw))}),
+    "precedence_after": Op(precedence_after, {"": lambda draw: _only("precedence_weights write_weights", _link(draw))}),
+    "follow_link": Op(follow_link, {"": lambda draw: _only("link read_weights", _link(draw))}),
     "topk_address": Op(
         topk_address,
         {
