@@ -29,6 +29,14 @@ def precedence_after(
     return (1 - write_weights.sum(dim=-1, keepdim=True)) * precedence_weights + write_weights
 
 
+LINK_EPSILON = 1e-6
+"""The epsilon to `sharpen` what links say with.
+
+Unlike other weights these can all be near 0: a gradient then grows by sharpening / epsilon at every step, and overflows
+within a few steps at 1e-16.
+"""
+
+
 def follow_link(
     link: Float[Tensor, "batch slots slots"], read_weights: Float[Tensor, "batch heads slots"]
 ) -> tuple[Float[Tensor, "batch heads slots"], Float[Tensor, "batch heads slots"]]:
