@@ -32,8 +32,8 @@ struct Trace {
 // step's memory would be more than half of what is kept.
 constexpr int64_t MEMORY_INTERVAL = 6;
 
-// The memories of a chunk's sequences, step by step: kept ones lie in the trace, those between in working space, `places`
-// steps of them at a time.
+// The memories of a chunk's sequences, step by step: kept ones lie in the trace, those between in working space,
+// `places` steps of them at a time.
 template <class T>
 struct MemorySteps {
   MemorySteps(const at::Tensor& memories, int64_t first, int64_t rows, int64_t places)
