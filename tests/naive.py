@@ -50,10 +50,10 @@ def circular_shift(weights, shift):
     return moved
 
 
-def sharpen(weights, sharpening):
+def sharpen(weights, sharpening, epsilon=1e-16):
     sharp = np.zeros_like(weights)
     for b, h in np.ndindex(weights.shape[:2]):
-        powers = [(w + 1e-16) ** sharpening[b, h] for w in weights[b, h]]
+        powers = [(w + epsilon) ** sharpening[b, h] for w in weights[b, h]]
         sharp[b, h] = [power / sum(powers) for power in powers]
     return sharp
 

@@ -173,12 +173,14 @@ class TestStatistics:
         np.testing.assert_allclose(
             [found.mean, found.std, found.median], [np.mean(values), np.std(values, ddof=1), 0.5]
         )
+        np.testing.assert_allclose([found.lower_quartile, found.upper_quartile], np.percentile(values, [25, 75]))
         assert results["seconds"].mean == 11.0
         assert "validation/loss" not in results
 
-    def test_one_seed_has_no_std(self):
+    def test_one_seed_has_no_spread(self):
         result = statistic("test/accuracy", [0.25])
         assert (result.mean, result.std, result.median, result.best) == (0.25, None, 0.25, 0.25)
+        assert (result.lower_quartile, result.upper_quartile) == (None, None)
 
     def test_solved_shows_the_share_and_sequences_only_those_that_did(self, tmp_path):
         solved = {0: 3200, 1: None, 2: 4800}
@@ -253,7 +255,8 @@ class TestScript:
             write_run(tmp_path / "runs", seed=seed)
         done = script("report.py", *(tmp_path / "runs").iterdir(), f"out={tmp_path / 'out'}")
         assert done.returncode == 0, done.stderr
-        assert re.search(r"^ntm_copy +test/bit_errors +3 +0\.9 ± 1\.2 +0\.5 +0$", done.stdout, re.MULTILINE)
+        line = r"^ntm_copy +test/bit_errors +3 +0\.9 ± 1\.2 +0\.5 \([\d.]+ to [\d.]+\) +0$"
+        assert re.search(line, done.stdout, re.MULTILINE)
         assert "\x1b" not in done.stdout
         assert (tmp_path / "out" / "report.html").exists()
 

@@ -49,6 +49,11 @@ class TestCopy:
         assert task.test_sets()["length_30"].batch("test", 0, 1, 0).mask.sum() == 30
         assert task.at_length(7).batch("train", 0, 1, 0).mask.sum() == 7
 
+    @pytest.mark.parametrize("name", ["num_bits", "eval_sequences"])
+    def test_refuses_sizes_of_nothing(self, name):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
+            Copy(**{name: 0})
+
     @pytest.mark.parametrize(("low", "high"), [(0, 3), (4, 3)])
     def test_refuses_empty_ranges(self, low, high):
         with pytest.raises(ValueError, match=f"min_length and max_length .* not {low} and {high}"):
@@ -60,7 +65,19 @@ class TestCopy:
         outputs = task.oracle(batch)
         outputs[1, -2:] *= -1  # two vectors of three bits, all wrong
         metrics = task.metrics(outputs, batch)
-        assert metrics == {"bit_errors": Ratio(6, 4), "sequence_errors": Ratio(1, 4)}
+        assert metrics["bit_errors"] == Ratio(6, 4)
+        assert metrics["sequence_errors"] == Ratio(1, 4)
+
+    def test_bits_are_the_cost_of_a_sequence(self):
+        """A coin costs a bit; twice the chance of being right costs one less; steps that don't count cost nothing."""
+        task = Copy(num_bits=3, min_length=4, max_length=4)
+        batch = task.batch("test", 0, 2, 0)
+        sure = task.oracle(batch)
+        quarter = torch.tensor(3.0).log() * (1 - 2 * batch.targets)  # the chance of what is right is 1/4
+        outputs = torch.stack([torch.zeros_like(sure[0]), quarter[1]])
+        assert task.metrics(sure, batch)["bits"].total < 1e-9
+        total, count = task.metrics(outputs, batch)["bits"]
+        assert (total.item(), count) == (pytest.approx(12 * 1 + 12 * 2), 2)
 
     def test_loss_of_zeros_is_one_bit_per_bit(self):
         task = Copy()

@@ -32,6 +32,8 @@ def line(experiment: str = "ntm_copy", metric: str = "test/bit_errors", mean: fl
         "seeds": 3,
         "std": 0.25,
         "median": 0.5,
+        "lower_quartile": None,
+        "upper_quartile": None,
         "best": 0.0,
         "published": "",
         "command": "python scripts/train.py -m x",
@@ -71,8 +73,10 @@ class TestRecords:
         write_records(tmp_path / "a.csv", [line()])
         with (tmp_path / "a.csv").open(newline="") as file:
             header, row = csv.reader(file)
-        told = "experiment, metric, seeds, mean, std, median, best, published, command, commit, date, device"
-        assert header == told.split(", ") == list(COLUMNS)
+        told = (
+            "experiment metric seeds mean std median lower_quartile upper_quartile best published command commit date"
+        )
+        assert header == [*told.split(), "device"] == list(COLUMNS)
         assert row[header.index("device")] == "cpu (A, B)"
 
     def test_what_is_written_is_read(self, tmp_path):
@@ -126,10 +130,10 @@ class TestRecords:
         ("text", "told"),
         [
             ("a,b\n1,2\n", ":1: expected the columns"),
-            (",".join(COLUMNS) + "\nx,m,3,abc,,1,1,,c,c,d,d\n", ":2: could not convert"),
-            (",".join(COLUMNS) + "\nx,m,3,,,1,1,,c,c,d,d\n", ":2: mean and median"),
-            (",".join(COLUMNS) + "\nx,m,3,1\n", ":2: expected 12 columns"),
-            (",".join(COLUMNS) + "\nx,m,3,1,,1,1,,c,c,d,d,e\n", ":2: expected 12 columns"),
+            (",".join(COLUMNS) + "\nx,m,3,abc,,1,,,1,,c,c,d,d\n", ":2: could not convert"),
+            (",".join(COLUMNS) + "\nx,m,3,,,1,,,1,,c,c,d,d\n", ":2: mean and median"),
+            (",".join(COLUMNS) + "\nx,m,3,1\n", ":2: expected 14 columns"),
+            (",".join(COLUMNS) + "\nx,m,3,1,,1,,,1,,c,c,d,d,e\n", ":2: expected 14 columns"),
         ],
     )
     def test_a_table_that_was_tampered_with_is_refused(self, tmp_path, text, told):
@@ -156,11 +160,17 @@ class TestMarkdown:
         return tmp_path
 
     def test_a_table_in_full(self):
-        text = render([line(mean=0.00423, std=0.00131, published="0.001"), line("b|c", "solved", std=None, best=None)])
+        quartiles = {"lower_quartile": 0.25, "upper_quartile": 1.0}
+        text = render(
+            [
+                line(mean=0.00423, std=0.00131, published="0.001", **quartiles),
+                line("b|c", "solved", std=None, best=None),
+            ]
+        )
         assert text == (
-            "| experiment | metric | seeds | mean ± std | median | best | published |\n"
+            "| experiment | metric | seeds | mean ± std | median (quartiles) | best | published |\n"
             "|---|---|---:|---:|---:|---:|---:|\n"
-            "| ntm_copy | test/bit_errors | 3 | 0.0042 ± 0.0013 | 0.5 | 0 | 0.001 |\n"
+            "| ntm_copy | test/bit_errors | 3 | 0.0042 ± 0.0013 | 0.5 (0.25 to 1) | 0 | 0.001 |\n"
             "| b\\|c | solved | 3 | 0.5 | 0.5 |  | not published |\n".replace(" not published ", "  ")
             + "\n- ntm_copy, b|c: `python scripts/train.py -m x` at abcdef0, 2025-01-02, cpu (A, B)"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class Record:
     mean: float
     std: float | None
     median: float
+    lower_quartile: float | None
+    upper_quartile: float | None
     best: float | None
     published: str
     command: str
@@ -50,11 +52,11 @@ class Record:
     @property
     def statistic(self) -> Statistic:
         """The numbers alone."""
-        return Statistic(self.metric, self.seeds, self.mean, self.std, self.median, self.best)
+        return Statistic(**{field.name: getattr(self, field.name) for field in fields(Statistic)})
 
 
 COLUMNS = tuple(field.name for field in fields(Record))
-NUMBERS = ("mean", "std", "median", "best")
+NUMBERS = ("mean", "std", "median", "lower_quartile", "upper_quartile", "best")
 
 
 def record(path: Path, runs: Sequence[Run], patterns: Sequence[str] = ()) -> list[Record]:
@@ -83,12 +85,7 @@ def records_of(group: Group, published: dict[Key, str], patterns: Sequence[str] 
     def record(result: Statistic) -> Record:
         return Record(
             experiment=group.label,
-            metric=result.metric,
-            seeds=result.seeds,
-            mean=result.mean,
-            std=result.std,
-            median=result.median,
-            best=result.best,
+            **asdict(result),
             published=published.get((group.label, result.metric), ""),
             command=command,
             commit=commits,

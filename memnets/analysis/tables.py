@@ -21,7 +21,7 @@ LESS_IS_BETTER = ("loss", "error", "errors", "perplexity", "bits", "nats", "bpc"
 MORE_IS_BETTER = ("accuracy", "f1", "exact_match", "recall", "hits", "mrr", "solved")
 """Which way is better, by the last words of a metric's name; of a metric with neither no seed is called best."""
 
-HEADER = ("experiment", "metric", "seeds", "mean ± std", "median", "best")
+HEADER = ("experiment", "metric", "seeds", "mean ± std", "median (quartiles)", "best")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Statistic:
         metric: `<split>/<name>`, or `solved`, `sequences_to_solve`, `seconds`.
         seeds: how many runs the numbers are over.
         std: sample standard deviation (n - 1); None for one seed.
+        lower_quartile: a quarter of the runs lie below it, interpolated; None for one seed, like the upper one.
         best: the least or greatest value, whichever is better; None where neither is.
     """
 
@@ -40,6 +41,8 @@ class Statistic:
     mean: float
     std: float | None
     median: float
+    lower_quartile: float | None
+    upper_quartile: float | None
     best: float | None
 
 
@@ -49,7 +52,18 @@ def statistic(metric: str, values: Sequence[float]) -> Statistic:
     std = float(sample.std(ddof=1)) if len(sample) > 1 else None
     pick = {"less": np.nanmin, "more": np.nanmax}.get(better(metric) or "")
     best = float(pick(sample)) if pick and not np.isnan(sample).all() else None
-    return Statistic(metric, len(sample), float(sample.mean()), std, float(np.median(sample)), best)
+    lower, median, upper = (float(value) for value in np.quantile(sample, [0.25, 0.5, 0.75]))
+    several = len(sample) > 1
+    return Statistic(
+        metric,
+        len(sample),
+        float(sample.mean()),
+        std,
+        median,
+        lower_quartile=lower if several else None,
+        upper_quartile=upper if several else None,
+        best=best,
+    )
 
 
 def statistics(group: Group, patterns: Sequence[str] = ()) -> list[Statistic]:
@@ -88,7 +102,15 @@ def better(metric: str) -> Literal["less", "more"] | None:
 def cells(experiment: str, result: Statistic) -> tuple[str, ...]:
     """Return a row of text under `HEADER`."""
     center, best = spread(result.mean, result.std), "" if result.best is None else plain(result.best)
-    return experiment, result.metric, str(result.seeds), center, plain(result.median), best
+    return experiment, result.metric, str(result.seeds), center, _median(result), best
+
+
+def _median(result: Statistic) -> str:
+    """Return the median, with quartiles where runs differ: `44,000 (34,000 to 55,000)`."""
+    lower, upper = result.lower_quartile, result.upper_quartile
+    if lower is None or upper is None or lower == upper:
+        return plain(result.median)
+    return f"{plain(result.median)} ({plain(lower)} to {plain(upper)})"
 
 
 def spread(mean: float, std: float | None) -> str:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from memnets.ops.content_address import content_address
-from memnets.ops.linkage import follow_link, link_after, precedence_after
+from memnets.ops.linkage import LINK_EPSILON, follow_link, link_after, precedence_after
 from memnets.ops.masked_content import masked_content_address
 from memnets.ops.shift_sharpen import sharpen
 
@@ -80,7 +80,7 @@ class LinkSharpening:
         self, weights: Float[Tensor, "batch heads slots"], sharpening: Float[Tensor, "batch heads"]
     ) -> Float[Tensor, "batch heads slots"]:
         """Weights that sum to 1."""
-        return sharpen(weights, sharpening)
+        return sharpen(weights, sharpening, LINK_EPSILON)
 
 
 class Emitted(NamedTuple):

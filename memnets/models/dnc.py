@@ -22,8 +22,8 @@ class DNC(Machine):
     LSTM of 256. Its memory starts at zero: beside the 1e-8 in a cosine's norms, the 1e-6 of `ConstantMemory` tells no
     slot from another either.
 
-    Step by step, the backward pass keeps about three matrices of memory_size² numbers per step and sequence for the
-    links (12 MB in float32 at 1,000 slots); `recompute` keeps those of √T steps, `addressing.link` null none.
+    Step by step, the backward pass keeps memory_size² numbers per step and sequence for the links (4 MB in float32 at
+    1,000 slots); with `recompute` those of about 2√T of T steps, with `addressing.link` null none.
 
     Args:
         spec: the task's sizes.

@@ -208,7 +208,12 @@ OPS: dict[str, Op] = {
     ),
     "sharpen": Op(
         sharpen,
-        {"": lambda draw: {"weights": draw.weights("batch", "heads", "slots")} | _only("sharpening", _location(draw))},
+        {
+            "": lambda draw: (
+                {"weights": draw.weights("batch", "heads", "slots")} | _only("sharpening", _location(draw))
+            ),
+            "epsilon": lambda draw: OPS["sharpen"].calls[""](draw) | {"epsilon": 0.1},
+        },
     ),
     "shift_sharpen": Op(
         shift_sharpen,

@@ -19,7 +19,7 @@ from memnets.ops import backend
 from memnets.ops.allocation import allocation_weights, usage_after
 from memnets.ops.content_address import content_address
 from memnets.ops.erase_add import erase_add, read
-from memnets.ops.linkage import follow_link, link_after, precedence_after
+from memnets.ops.linkage import LINK_EPSILON, follow_link, link_after, precedence_after
 from memnets.ops.masked_content import masked_content_address
 from memnets.ops.sequence import (
     SequenceWeights,
@@ -191,7 +191,7 @@ def _read_weights(
     forward, backward = follow_link(link, previous)
     if scheme.link_sharpening:
         powers = 1 + F.softplus(rearrange(raw["link_sharpening"], "b (h two) -> two b h", two=2))
-        forward, backward = sharpen(forward, powers[0]), sharpen(backward, powers[1])
+        forward, backward = sharpen(forward, powers[0], LINK_EPSILON), sharpen(backward, powers[1], LINK_EPSILON)
     modes = torch.softmax(rearrange(raw["read_modes"], "b (h m) -> b h m", m=3), dim=-1)
     return torch.einsum("bhm,mbhn->bhn", modes, torch.stack([backward, content, forward]))
 

@@ -17,9 +17,9 @@ def link_after(
     L'(i, j) = (1 - write(i) - write(j)) L(i, j) + write(i) · precedence(j), precedence being that before the write.
     """
     after, before = write_weights[:, :, None], write_weights[:, None, :]
-    linked = (1 - after - before) * link + after * precedence_weights[:, None, :]
-    itself = torch.eye(link.shape[-1], dtype=torch.bool, device=link.device)
-    return linked.masked_fill(itself, 0)
+    # Of slots x slots numbers, the backward pass keeps the old links alone: no factor of theirs, no mask.
+    linked = link - after * link - before * link + after * precedence_weights[:, None, :]
+    return linked.diagonal_scatter(torch.zeros_like(write_weights), dim1=1, dim2=2)
 
 
 def precedence_after(
@@ -27,6 +27,14 @@ def precedence_after(
 ) -> Float[Tensor, "batch slots"]:
     """How much each slot was the last one written: (1 - Σ_j write(j)) · precedence(i) + write(i)."""
     return (1 - write_weights.sum(dim=-1, keepdim=True)) * precedence_weights + write_weights
+
+
+LINK_EPSILON = 1e-6
+"""The epsilon to `sharpen` what links say with.
+
+Unlike other weights these can all be near 0: a gradient then grows by sharpening / epsilon at every step, and overflows
+within a few steps at 1e-16.
+"""
 
 
 def follow_link(

@@ -33,15 +33,15 @@ def circular_shift(
 
 
 def sharpen(
-    weights: Float[Tensor, "batch heads slots"], sharpening: Float[Tensor, "batch heads"]
+    weights: Float[Tensor, "batch heads slots"], sharpening: Float[Tensor, "batch heads"], epsilon: float = EPSILON
 ) -> Float[Tensor, "batch heads slots"]:
-    """w(i)^sharpening, renormalised (equation 9), as a softmax of sharpening · log(w + 1e-16).
+    """w(i)^sharpening, renormalised (equation 9), as a softmax of sharpening · log(w + epsilon).
 
     The softmax can neither underflow to 0/0 nor lose the normalisation; it is computed in float32 at least, as 1e-16
-    vanishes in bfloat16.
+    vanishes in bfloat16. Where all weights are far below epsilon the result is uniform.
     """
     wide = torch.promote_types(weights.dtype, torch.float32)
-    logs = torch.log(weights.to(wide).clamp_min(0) + EPSILON)
+    logs = torch.log(weights.to(wide).clamp_min(0) + epsilon)
     return torch.softmax(sharpening.to(wide)[:, :, None] * logs, dim=-1).to(weights.dtype)
 
 

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from memnets.contracts import Batch, Spec, Split
-from memnets.tasks.bit_sequences import BitSequenceTask, as_logits, bit_batch, check_range
+from memnets.tasks.bit_sequences import BitSequenceTask, as_logits, bit_batch, check_range, distinct_vectors
 
 Steps = TypeVar("Steps", np.ndarray, Tensor)
 
@@ -40,6 +40,7 @@ class AssociativeRecall(BitSequenceTask):
     max_items: int = 6
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range("items", self.min_items, self.max_items)
         if self.min_items < 2:
             raise ValueError("min_items must be at least 2: an item to ask for, and the one that follows it")
@@ -59,7 +60,8 @@ class AssociativeRecall(BitSequenceTask):
         random = self._random(split, index, seed)
         most = self._longest(self.min_items, self.max_items, split, index)
         num_items = int(random.integers(self.min_items, most + 1))
-        items = self._draw_items(random, batch_size, num_items)
+        drawn = distinct_vectors(random, batch_size, num_items, self.item_length * self.num_bits)
+        items = rearrange(drawn, "b i (v w) -> b i v w", v=self.item_length)
         asked = random.integers(0, num_items - 1, batch_size)
         rows = np.arange(batch_size)
         first_answer = num_items * (self.item_length + 1) + self.item_length + 2
@@ -86,18 +88,6 @@ class AssociativeRecall(BitSequenceTask):
     def at_length(self, length: int) -> AssociativeRecall:
         """Return the task with `length` items in every sequence."""
         return replace(self, min_items=length, max_items=length, curriculum_batches=0)
-
-    def _draw_items(self, random: np.random.Generator, batch_size: int, num_items: int) -> np.ndarray:
-        """Items `[batch items vectors bits]`; whichever equals an earlier one of its sequence is drawn again.
-
-        Every choice of differing items stays equally likely: redrawing treats all values alike.
-        """
-        size = self.item_length * self.num_bits
-        items = random.integers(0, 2, (batch_size, num_items, size))
-        earlier = np.tri(num_items, k=-1, dtype=bool)
-        while (again := ((items[:, :, None] == items[:, None]).all(-1) & earlier).any(-1)).any():
-            items[again] = random.integers(0, 2, (again.sum(), size))
-        return rearrange(items, "b i (v w) -> b i v w", v=self.item_length)
 
     def _item_steps(self, inputs: Steps, num_items: int) -> Steps:
         """View of the steps that show items, `[batch items steps channels]`; each item's first is its delimiter."""

@@ -35,7 +35,11 @@ class Task(ABC):
     """Data, loss and metrics of one problem. Subclasses are frozen dataclasses whose fields are the YAML's keys."""
 
     metric_names: ClassVar[tuple[str, ...]]
-    """What `metrics` returns: lets a configuration that names another metric be refused before anything runs."""
+    """What `metrics` returns: lets a configuration that names another metric be refused before anything runs.
+
+    Where even the best outputs cost something, `optimal_<name>` beside `<name>` is the least it can be on the same
+    data: a reference line that no outputs move, and what the oracle must reach.
+    """
 
     solved: ClassVar[Criterion | None] = None
 

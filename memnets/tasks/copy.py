@@ -28,6 +28,7 @@ class Copy(BitSequenceTask):
     max_length: int = 20
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range("length", self.min_length, self.max_length)
 
     @property

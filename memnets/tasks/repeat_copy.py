@@ -40,6 +40,7 @@ class RepeatCopy(BitSequenceTask):
     test_repeats: Sequence[int] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range("length", self.min_length, self.max_length)
         check_range("repeats", self.min_repeats, self.max_repeats)
         if self.num_repeats is not None and self.num_repeats < 1:

@@ -1,4 +1,4 @@
-// The steps of a chunk's controller: layers of LSTM, each seeing the hidden vector of the layer below, or one tanh layer.
+// The steps of a chunk's controller: layers of LSTM, each seeing the hidden vector of the one below, or one tanh layer.
 #pragma once
 
 #include "controller.h"
@@ -7,7 +7,7 @@
 
 namespace memnets {
 
-// What the controller leaves behind for its backward pass; gates, cells and hidden vectors without rows for a tanh layer.
+// What the controller leaves behind for its backward pass; gates and cells have no layers with a tanh layer.
 struct ControllerTrace {
   Tensor features;  // [batch steps features]: the top layer's hidden vector, then read vectors
   Tensor gates;     // [batch steps layers gates], activated
@@ -103,7 +103,8 @@ struct ControllerBackward {
   void step(int64_t t, Rows<T> d_output) {
     for (int64_t layer = sizes.layers - 1; layer >= 0; layer--) {
       const int64_t unit = layer * sizes.hidden;
-      const Rows<T> activated = gates.across(first, t, 4 * unit), d_sums = d_gates.across(first, t, layer * sizes.gates);
+      const Rows<T> activated = gates.across(first, t, 4 * unit);
+      const Rows<T> d_sums = d_gates.across(first, t, layer * sizes.gates);
       const Rows<T> cell = cells.across(first, t, unit), next_cell = cells.across(first, t + 1, unit);
       for (int64_t b = 0; b < rows; b++) {
         if (t >= call.lengths[first + b]) continue;

@@ -88,7 +88,7 @@ struct SequenceCall {
       : op(op), sizes(controller_sizes(op, inputs, read_vectors, hidden, weights)),
         lengths(op, given_lengths, sizes.batch, sizes.steps), inputs(inputs), weights(weights),
         hidden(hidden ? *hidden : at::zeros({sizes.batch, 1, sizes.hidden}, inputs.options())),
-        start(at::cat({this->hidden.select(1, sizes.layers - 1), read_vectors.reshape({sizes.batch, sizes.reads})}, 1)) {}
+        start(at::cat({this->hidden.select(1, sizes.layers - 1), read_vectors.flatten(1)}, 1)) {}
 
   // Room for what every step leaves behind. With lengths, what no step fills is 0.
   Tensor room(at::IntArrayRef shape) const {

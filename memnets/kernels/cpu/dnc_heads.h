@@ -12,6 +12,8 @@
 
 namespace memnets {
 
+constexpr double LINK_EPSILON = 1e-6;  // under the logarithm of the sharpening of what links say
+
 // How many steps apart links are kept: about as many lie between two kept ones as are kept.
 inline int64_t link_interval(int64_t steps) {
   int64_t interval = 1;
@@ -168,9 +170,9 @@ struct DNCForward {
     for (int64_t h = 0; h < scheme.num_sharpenings() / 2; h++) {
       const T* powers = sent + scheme.sharpening_at(h);
       sharpen(powers[0], trace + (scheme.forward_trace() + h) * slots,
-              trace + (scheme.sharp_forward_trace() + h) * slots, content.address.scores.data(), slots);
+              trace + (scheme.sharp_forward_trace() + h) * slots, content.address.scores.data(), slots, T(LINK_EPSILON));
       sharpen(powers[1], trace + (scheme.backward_trace() + h) * slots,
-              trace + (scheme.sharp_backward_trace() + h) * slots, content.address.scores.data(), slots);
+              trace + (scheme.sharp_backward_trace() + h) * slots, content.address.scores.data(), slots, T(LINK_EPSILON));
     }
   }
 
@@ -260,7 +262,7 @@ struct DNCBackward {
       for (int64_t n = 0; n < slots; n++) d_way[n] = mode * d_weight[n];
       if (scheme.link_sharpening)
         d_sent[scheme.sharpening_at(h) + way] =
-            sharpen_backward(sent[scheme.sharpening_at(h) + way], plain, sharp, d_way, d_plain, slots);
+            sharpen_backward(sent[scheme.sharpening_at(h) + way], plain, sharp, d_way, d_plain, slots, T(LINK_EPSILON));
     }
   }
 

@@ -56,7 +56,8 @@ struct HeadsForward {
     if (sizes.scheme.cosine) inverse_norms(memory, norms, slots, sizes.memory.word, T(NORM_EPSILON));
     if (sizes.scheme.key) {
       std::fill(dots.begin(), dots.end(), T(0));
-      multiply_add<T>({sent, sizes.scheme.size()}, {memory, slots}, {dots.data(), slots}, heads, sizes.memory.word, slots);
+      multiply_add<T>({sent, sizes.scheme.size()}, {memory, slots}, {dots.data(), slots}, heads, sizes.memory.word,
+                      slots);
     }
     for (int64_t h = 0; h < heads; h++)
       address(sizes.scheme, sent + h * sizes.scheme.size(), dots.data() + h * slots, norms,
@@ -135,7 +136,8 @@ struct HeadsBackward {
     multiply_add<T>({d_reads, word}, {memory, slots}, {d_used, slots}, reads, word, slots);
     for (int64_t h = 0; h < writes; h++)
       write_backward(memory, d_memory, used + reads * slots, erase, add + h * word, h, d_used + (reads + h) * slots,
-                     d_sent + sizes.erase_at() + h * word, d_sent + sizes.add_at() + h * word, keep.data(), sizes.memory);
+                     d_sent + sizes.erase_at() + h * word, d_sent + sizes.add_at() + h * word, keep.data(),
+                     sizes.memory);
     std::fill(d_norms.begin(), d_norms.end(), T(0));
     for (int64_t h = 0; h < heads; h++) {
       const T* head = sent + h * size;

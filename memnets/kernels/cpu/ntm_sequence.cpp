@@ -44,10 +44,10 @@ HeadTrace allocate(const SequenceCall& call, const HeadSizes& sizes, bool keep) 
 
 Tensor copy(const Tensor& view) { return view.clone(at::MemoryFormat::Contiguous); }
 
-using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
-                           Tensor, Tensor, Tensor>;
-using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
-                            Tensor, Tensor>;
+using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
+                           Tensor, Tensor, Tensor, Tensor>;
+using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
+                            Tensor, Tensor, Tensor>;
 
 Forward forward(const Tensor& inputs, const MaybeTensor& lengths, const Tensor& memory, const Tensor& read_weights,
                 const Tensor& write_weights, const Tensor& read_vectors, const MaybeTensor& hidden,
@@ -55,8 +55,9 @@ Forward forward(const Tensor& inputs, const MaybeTensor& lengths, const Tensor& 
                 const Tensor& bias, const MaybeTensor& upper_weight, const MaybeTensor& upper_bias,
                 const Tensor& interface_weight, const Tensor& interface_bias, c10::string_view similarity,
                 bool strength, bool gate, int64_t shift_width, bool sharpening, bool keep) {
-  const SequenceCall call(OP, inputs, lengths, read_vectors, hidden,
-                          {input_weight, recurrent_weight, bias, upper_weight, upper_bias, interface_weight, interface_bias});
+  const ControllerWeights controller(input_weight, recurrent_weight, bias, upper_weight, upper_bias, interface_weight,
+                                     interface_bias);
+  const SequenceCall call(OP, inputs, lengths, read_vectors, hidden, controller);
   const HeadSizes sizes = head_sizes(call, memory, read_weights, write_weights, similarity, strength, gate, shift_width,
                                      sharpening);
   const int64_t reads = sizes.memory.read_heads, writes = sizes.memory.write_heads;
@@ -85,11 +86,12 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
                   const Tensor& emitted, const Tensor& memories, const Tensor& weights, const Tensor& traces,
                   const Tensor& inverse_norms, c10::string_view similarity, bool strength,
                   bool gate, int64_t shift_width, bool sharpening, bool wants_inputs) {
-  const SequenceCall call(OP, inputs, lengths, read_vectors, hidden,
-                          {input_weight, recurrent_weight, bias, upper_weight, upper_bias, interface_weight, interface_bias});
+  const ControllerWeights controller(input_weight, recurrent_weight, bias, upper_weight, upper_bias, interface_weight,
+                                     interface_bias);
+  const SequenceCall call(OP, inputs, lengths, read_vectors, hidden, controller);
   const int64_t read_heads = read_vectors.size(1), write_heads = weights.size(2) - read_heads;
-  const Tensor first_weights = weights.select(1, 0);
-  const HeadSizes sizes = head_sizes(call, memories.select(1, 0).transpose(1, 2), first_weights.narrow(1, 0, read_heads),
+  const Tensor memory = memories.select(1, 0).transpose(1, 2), first_weights = weights.select(1, 0);
+  const HeadSizes sizes = head_sizes(call, memory, first_weights.narrow(1, 0, read_heads),
                                      first_weights.narrow(1, read_heads, write_heads), similarity, strength, gate,
                                      shift_width, sharpening);
   const HeadTrace trace{emitted, memories, weights, traces, inverse_norms};
@@ -120,18 +122,19 @@ TORCH_LIBRARY_FRAGMENT(memnets, library) {
       "Tensor read_vectors, Tensor? hidden, Tensor? cell, Tensor input_weight, Tensor? recurrent_weight, Tensor bias, "
       "Tensor? upper_weight, Tensor? upper_bias, Tensor interface_weight, Tensor interface_bias, str similarity, "
       "bool strength, bool gate, int shift_width, bool sharpening, bool keep) -> "
-      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
-      "Tensor)",
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "Tensor, Tensor)",
       {at::Tag::pt2_compliant_tag});
   library.def(
       "ntm_sequence_backward(Tensor? d_features, Tensor? d_memory, Tensor? d_read_weights, Tensor? d_write_weights, "
       "Tensor? d_read_vectors, Tensor? d_hidden, Tensor? d_cell, Tensor inputs, Tensor? lengths, Tensor read_vectors, "
       "Tensor? hidden, Tensor input_weight, Tensor? recurrent_weight, Tensor bias, Tensor? upper_weight, "
-      "Tensor? upper_bias, Tensor interface_weight, Tensor interface_bias, Tensor features, Tensor gates, Tensor cells, "
-      "Tensor hiddens, Tensor emitted, Tensor memories, Tensor weights, Tensor traces, Tensor inverse_norms, "
-      "str similarity, bool strength, bool gate, int shift_width, bool sharpening, "
+      "Tensor? upper_bias, Tensor interface_weight, Tensor interface_bias, Tensor features, Tensor gates, "
+      "Tensor cells, Tensor hiddens, Tensor emitted, Tensor memories, Tensor weights, Tensor traces, "
+      "Tensor inverse_norms, str similarity, bool strength, bool gate, int shift_width, bool sharpening, "
       "bool wants_inputs) -> "
-      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "Tensor)",
       {at::Tag::pt2_compliant_tag});
 }
 

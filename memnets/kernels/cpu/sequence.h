@@ -10,23 +10,23 @@
 //
 //      struct XForward {   // activates the raw interface, addresses, reads and writes
 //        void step(int64_t sequence, int64_t t, const T* raw_interface, T* reads);
-//        void finish(int64_t sequence, int64_t steps);  // after its last step, or without any: copy out the final state
+//        void finish(int64_t sequence, int64_t steps);  // after its last step, or none: give out its state
 //      };
 //      struct XBackward {  // the gradient of `step`, steps in reverse
 //        void step(int64_t sequence, int64_t t, const T* d_reads, T* d_raw_interface);
 //      };
 //
-//    `sequence` counts from 0 over the whole batch. A step reads and writes its own sequence's rows alone, whatever thread
-//    runs it. State passes from step to step in traces (trace.h) of the heads' own: row 0 the initial state, row t + 1
-//    that after step t; without a backward pass two rows in turn do. XBackward owns pointers to buffers `[batch ...]` that
-//    hold the gradients of the final state and, when the loop is through, those of the initial one; a sequence of no
-//    steps is never called, so that they stay what they are. `step` overwrites all of its last argument.
-// 2. `x_sequence.cpp`: both ops make a `SequenceCall`, check the heads' shapes, allocate the traces with `call.room` and
-//    call
+//    `sequence` counts from 0 over the whole batch. A step reads and writes its own sequence's rows alone, whatever
+//    thread runs it. State passes from step to step in traces (trace.h) of the heads' own: row 0 the initial state, row
+//    t + 1 that after step t; without a backward pass two rows in turn do. XBackward owns pointers to buffers
+//    `[batch ...]` that hold the gradients of the final state and, when the loop is through, those of the initial one;
+//    no step is called for a sequence without any, so that they stay what they are. `step` overwrites all of its last
+//    argument.
+// 2. `x_sequence.cpp`: both ops make a `SequenceCall`, check the heads' shapes, allocate traces with `call.room`, call
 //      run_forward(call, cell, keep, [&]<class T>(int64_t first, int64_t rows) { return XForward<T>(...); })
 //      run_backward(call, trace, gradients, wants_inputs, [&]<class T>(int64_t first, int64_t rows) { ... })
-//    which makes the heads of sequences `first` to `first + rows`; ntm_sequence.cpp is the example. The order of arguments
-//    and results is that of `CPUSequence` in sequence.py.
+//    which makes the heads of sequences `first` to `first + rows`; ntm_sequence.cpp is the example. The order of
+//    arguments and results is that of `CPUSequence` in sequence.py.
 // 3. `x_sequence.py`: a `CPUSequence` with the shapes of traces and state; ops/x_sequence.py: the reference.
 #pragma once
 

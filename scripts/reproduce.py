@@ -1,0 +1,66 @@
+"""Train, record and draw everything behind one table of results; started again it goes on where it was.
+
+usage: python scripts/reproduce.py set=NAME [jobs=1] [runs=runs/NAME] [--quick] [--list]
+
+set      the table results/NAME.csv; its runs are the sweeps configs/sweep/NAME.yaml and NAME_*.yaml
+jobs     runs side by side
+runs     where run folders and the report go
+--quick  one seed and a few hundred steps of each experiment, recorded beside the runs and not in results/: does it run?
+--list   print the commands and do nothing
+
+Exit codes: 0 all recorded, 2 not understood, otherwise that of the sweep that failed; what had finished is recorded.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from memnets.analysis.arguments import UsageError, read_arguments
+from memnets.analysis.records import record
+from memnets.analysis.report import make_report, write_report
+from memnets.analysis.runs import find_runs
+
+ROOT = Path(__file__).resolve().parent.parent
+METRICS = ("test/*", "length_*", "repeats_*", "solved", "sequences_to_solve", "seconds")
+QUICK = ("seed=0", "trainer.max_steps=300", "trainer.eval_every=300", "trainer.stop_after_solved=null")
+
+
+def main(words: list[str]) -> int:
+    if {"-h", "--help"} & set(words):
+        print(__doc__)
+        return 0
+    try:
+        paths, values = read_arguments(words, {"set": "", "jobs": "1", "runs": ""}, ["--quick", "--list"])
+        name, quick = values["set"], bool(values["--quick"])
+        sweeps = sweeps_of(name)
+        if paths:
+            raise UsageError(f"{paths[0]}: no paths are taken; --help tells more")
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    folder = Path(values["runs"] or f"runs/{name}{'_quick' if quick else ''}")
+    options = [f"runtime.runs_dir={folder}", f"runtime.jobs={values['jobs']}", *(QUICK if quick else ())]
+    commands = [[sys.executable, str(ROOT / "scripts/train.py"), "-m", f"sweep={s}", *options] for s in sweeps]
+    if values["--list"]:
+        print(*(shlex.join(command) for command in commands), sep="\n")
+        return 0
+    codes = [subprocess.run(command, check=False).returncode for command in commands]
+    runs, problems = find_runs([str(folder / "*")])
+    recorded = record((folder if quick else ROOT / "results") / f"{name}.csv", runs, METRICS)
+    print(f"{len(recorded)} lines recorded; report: {write_report(make_report(runs, problems), folder / 'report')}")
+    return next((code for code in codes if code), 0)
+
+
+def sweeps_of(name: str) -> list[str]:
+    """Return the sweeps of a set: its own, and those whose names begin with its name."""
+    known = sorted(path.stem for path in (ROOT / "configs/sweep").glob("*.yaml"))
+    if name not in known:
+        raise UsageError(f"set={name or '?'}: no configs/sweep/{name or 'NAME'}.yaml; there are {', '.join(known)}")
+    return [sweep for sweep in known if sweep == name or sweep.startswith(f"{name}_")]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
