@@ -104,20 +104,26 @@ class TestAccess:
             taken.append(state.write_weights[0].argmax(-1).tolist())
         assert taken == [[0, 1], [2, 3], [4, 5]] * 2
 
-    def test_a_slot_that_is_read_is_kept(self):
-        """What a sharp key finds is used more; another slot is written over."""
+    def test_a_label_is_written_beside_what_it_names(self):
+        """A sharp read finds the key just written; the next step, with an open gate, writes to that very slot."""
         access = access_of(("key", "strength"), heads=1)
-        nn.init.zeros_(access.interface.weight)
-        with torch.no_grad():
-            access.interface.bias[:] = torch.tensor([1.0, 1, 1, 90, -50])
-        memory = -torch.eye(SLOTS, WORD).expand(BATCH, -1, -1).clone()
-        memory[:, 0] = 0.5
-        usage = torch.tensor([1.0, 0, 0, 0, 0]).expand(BATCH, -1)
-        state = access.initial_state(BATCH)._replace(memory=memory, usage=usage)
-        _, after = access(torch.zeros(BATCH, 4), state)
-        assert after.read_weights[:, 0, 0].gt(0.99).all()
-        assert after.usage[:, 0].gt(0.95 + 0.99).all()
-        assert after.write_weights[:, 0].argmax(-1).eq(1).all()
+        access.interface.bias.data[WORD] = 1e4
+        set_gate(access, -50.0)
+        first, second = torch.randn(2, BATCH, 4)
+        _, state = access(first, access.initial_state(BATCH))
+        assert_close(state.read_weights, torch.eye(SLOTS)[:1].expand(BATCH, 1, -1))
+        set_gate(access, 50.0)
+        _, after = access(second, state)
+        keys = [torch.tanh(access.interface(each)[:, :WORD]) for each in (first, second)]
+        assert_close(after.memory[:, 0], sum(keys))
+
+    def test_starts_with_a_strength_that_tells_slots_apart(self):
+        """Among 127 empty slots."""
+        access = access_of(("key", "strength"), partial(ConstantMemory, value=0.0), heads=1, slots=128)
+        set_gate(access, -50.0)
+        access.interface.weight.data[WORD] = 0
+        _, state = access(torch.randn(BATCH, 4), access.initial_state(BATCH))
+        assert_close(state.read_weights[:, 0, 0], torch.full((BATCH,), 0.54), rtol=0, atol=0.01)
 
     @pytest.mark.parametrize("scale", [1.0, 1e4])
     @pytest.mark.parametrize("memory", [*MEMORIES, partial(ConstantMemory, value=0.0)])
@@ -199,20 +205,20 @@ def loop_over_heads(access, parts, controller_output, state):
     key, gate, strength = np.tanh(interface[..., :WORD]), sigmoid(interface[..., -1]), np.ones(interface.shape[:2])
     if "strength" in parts:
         strength = np.log1p(np.exp(interface[..., WORD]))
-    read_weights = naive.content_address(memory, key, strength)
-    if "gate" in parts:
-        shift = np.exp(interface[..., WORD + 2 : -1])
-        shift /= shift.sum(-1, keepdims=True)
-        read_weights = naive.shift_sharpen(read_weights, previous, sigmoid(interface[..., WORD + 1]), shift)
-    written, used, write_weights = memory.copy(), access.usage_decay * usage, np.zeros_like(read_weights)
+    written, used, write_weights = memory.copy(), access.usage_decay * usage, np.zeros_like(previous)
     for b in range(len(memory)):
         free = sorted(range(memory.shape[1]), key=lambda slot: usage[b, slot])[: access.num_read_heads]
         written[b, free] = 0
         for h, n in np.ndindex(write_weights.shape[1:]):
             write_weights[b, h, n] = gate[b, h] * previous[b, h, n] + (1 - gate[b, h]) * (free[h] == n)
             written[b, n] += write_weights[b, h, n] * key[b, h]
-            used[b, n] += read_weights[b, h, n] + write_weights[b, h, n]
-    return naive.read(memory, read_weights), [written, used, read_weights, write_weights]
+    read_weights = naive.content_address(written, key, strength)
+    if "gate" in parts:
+        shift = np.exp(interface[..., WORD + 2 : -1])
+        shift /= shift.sum(-1, keepdims=True)
+        read_weights = naive.shift_sharpen(read_weights, previous, sigmoid(interface[..., WORD + 1]), shift)
+    used += (read_weights + write_weights).sum(1)
+    return naive.read(written, read_weights), [written, used, read_weights, write_weights]
 
 
 def loop_over_steps(model, parts, inputs):

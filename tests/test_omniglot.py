@@ -118,6 +118,10 @@ class TestEpisodes:
             assert still.batch(split, 0, 2, 0).inputs.equal(moved.batch(split, 0, 2, 0).inputs)
         assert not still.batch("train", 0, 2, 0).inputs.equal(moved.batch("train", 0, 2, 0).inputs)
 
+    def test_splits_draw_apart(self, task):
+        """Training and test have as many characters here: shared random numbers would order episodes alike."""
+        assert not task.batch("train", 0, 3, 0).targets.equal(task.batch("test", 0, 3, 0).targets)
+
     def test_a_batch_is_a_function_of_its_arguments(self, root):
         one, other = (task_in(root).batch("train", 5, 2, 7) for _ in range(2))
         assert one.inputs.equal(other.inputs)

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from memnets.memory.access import Access, check_sizes, make_interface
 from memnets.memory.addressing import Addressing, Gate, split_heads
 
+START_STRENGTH = 5.0
+"""Strength to begin with: a slot that equals the key then gets 54 % of the weight, if 127 others are empty."""
+
 
 class LRUAccessState(NamedTuple):
     """A memory, how much each slot was used of late, and where its heads are."""
@@ -33,8 +36,8 @@ class LRUAccess(Access):
     ```
 
     `least_used` is one-hot, from the usage before the step: of n heads, each has one of the n least used slots to
-    itself. (The paper gives all heads the same n slots, and zeroes one; with one head that is the same.) As in the NTM
-    here, heads read before they write; the paper leaves the order open.
+    itself. (The paper gives all heads the same n slots, and zeroes one; with one head that is the same.) Heads read
+    after they write: a key just written is found at once, and what the next step learns of it goes to the same slot.
 
     Args:
         controller_size: width of the controller's output.
@@ -72,6 +75,9 @@ class LRUAccess(Access):
         self._address_size = addressing.interface_size(word_size)
         size = self._address_size + self.write_gate.size(word_size)
         self.interface = make_interface(controller_size, num_read_heads * size)
+        if addressing.strength is not None:
+            with torch.no_grad():
+                self.interface.bias.view(num_read_heads, size)[:, word_size] = START_STRENGTH
 
     def initial_state(self, batch_size: int) -> LRUAccessState:
         """Initial memory; nothing was used, read or written."""
@@ -87,12 +93,13 @@ class LRUAccess(Access):
         address, gate = interface[..., : self._address_size], self.write_gate.emit(interface[..., self._address_size :])
         key = self.addressing.emit(address, self.word_size)["key"]
         unused = least_used(state.usage, self.num_read_heads)
-        read_weights = self.addressing(address, state.memory, state.read_weights)
         write_weights = torch.lerp(unused, state.read_weights, gate[..., None])
-        read_vectors = read_weights @ state.memory
         memory = state.memory * (1 - unused.sum(1)[..., None]) + write_weights.mT @ key
+        read_weights = self.addressing(address, memory, state.read_weights)
         used = (read_weights + write_weights).sum(1).detach()
-        return read_vectors, LRUAccessState(memory, self.usage_decay * state.usage + used, read_weights, write_weights)
+        return read_weights @ memory, LRUAccessState(
+            memory, self.usage_decay * state.usage + used, read_weights, write_weights
+        )
 
 
 def least_used(usage: Float[Tensor, "batch slots"], num_heads: int) -> Float[Tensor, "batch {num_heads} slots"]:
