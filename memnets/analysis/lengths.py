@@ -47,7 +47,7 @@ def error_by_length(results: Results, trained: tuple[int, int] | None = None, ti
     for axes, metric in zip(panels, metrics, strict=True):
         values = np.array([lengths[length].get(metric, np.nan) for length in lengths], float)
         if trained is not None:
-            axes.axvspan(*trained, color="#E9EDF2", linewidth=0, label=f"trained: {trained[0]} to {trained[1]}")
+            axes.axvspan(*trained, color="#E9EDF2", linewidth=0)
         axes.plot(list(lengths), values, "-o", color=COLOURS[0], linewidth=1.8, markersize=5, clip_on=False)
         axes.set_ylabel(metric.replace("_", " "))
         share = better(metric) == "more" or not np.nanmax(values, initial=0) > 0
@@ -58,7 +58,9 @@ def error_by_length(results: Results, trained: tuple[int, int] | None = None, ti
     panels[-1].set_xlabel("length")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     if trained is not None:
-        panels[0].legend(loc="upper left")
+        panels[0].set_title(
+            f"grey: trained lengths, {trained[0]} to {trained[1]}", loc="left", fontsize=9, color="#444444"
+        )
     if title:
         figure.suptitle(title, fontsize=12, color="#222222")
     return figure

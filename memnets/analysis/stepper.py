@@ -58,6 +58,7 @@ def page_data(trace: Trace) -> dict[str, Any]:
         "memory_size": trace.memory_size,
         "slots": slots.tolist(),
         "in_use": in_use,
+        "content_scale": _content_scale(trace),
         "arrays": {name: pack(array) for name, array in arrays.items()},
         "emitted": [_emitted(trace, name) for name in trace.emitted],
     }
@@ -88,6 +89,14 @@ def unpack(packed: dict[str, Any]) -> np.ndarray:
     codes = np.frombuffer(base64.b64decode(packed["data"]), np.uint8).reshape(packed["shape"])
     values = packed["low"] + codes * ((packed["high"] - packed["low"]) / HIGHEST)
     return np.where(codes == NOT_A_NUMBER, np.nan, values)
+
+
+def _content_scale(trace: Trace) -> float:
+    """Return where colours of content end: at what all but a few of the numbers in use keep below."""
+    if trace.memory is None:
+        return 1.0
+    written = np.abs(trace.memory[np.isfinite(trace.memory) & (np.abs(trace.memory) > 1e-3)])
+    return float(f"{np.percentile(written, 99):.2g}") if written.size else 1.0
 
 
 def _emitted(trace: Trace, name: str) -> dict[str, Any]:

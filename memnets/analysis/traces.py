@@ -12,6 +12,9 @@ from memnets.analysis.runs import RunError
 TRACE = "trace.safetensors"
 IN_USE = 0.05
 EMITTED = "emitted."
+ORDER = ("read_strength", "write_strength", "strength", "gate", "shift", "sharpening")
+"""Emitted parts come in the order in which addressing uses them, others after."""
+
 SHAPES = {
     "inputs": "time width",
     "targets": "time width",
@@ -96,6 +99,7 @@ def read_trace(path: Path) -> Trace:
     except (SafetensorError, OSError, KeyError, TypeError) as error:
         raise RunError(f"{path.name} is no trace: {type(error).__name__}: {error}") from error
     emitted = {name.removeprefix(EMITTED): array for name, array in tensors.items() if name.startswith(EMITTED)}
+    emitted = {name: emitted[name] for name in [*(name for name in ORDER if name in emitted), *emitted]}
     _check(path, known, emitted)
     arrays = {name: array.astype(int if name == "memory_slots" else np.float32) for name, array in known.items()}
     return Trace(**arrays, emitted={name: array.astype(np.float32) for name, array in emitted.items()})
