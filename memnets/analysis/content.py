@@ -49,7 +49,7 @@ def memory(trace: Trace, title: str = "") -> Figure | None:
         bare(axes)
     slot_ticks(panels[0], slots)
     panels[0].set_ylabel("slot")
-    colour_bar(image, panels, "content", [-largest, 0, largest])
+    colour_bar(image, panels, "content", [-largest, 0.0, largest])
     return _titled(figure, title or f"Memory: {stretch(slots, trace.memory_size)}")
 
 

@@ -168,7 +168,7 @@ def bare(axes: Axes) -> None:
         spine.set_visible(False)
 
 
-def colour_bar(image: Any, panels: list[Axes], name: str, ticks: Sequence[float] = (0, 0.5, 1)) -> None:
+def colour_bar(image: Any, panels: list[Axes], name: str, ticks: Sequence[float] = (0.0, 0.5, 1.0)) -> None:
     """Draw one bar for panels that share their colours."""
     bar = panels[0].figure.colorbar(image, ax=panels, ticks=list(ticks), pad=0.015, aspect=30, fraction=0.03)
     bar.set_label(name)
