@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from memnets.contracts import Kind, Spec
+from memnets.memory.access import Access
+from memnets.ops.backend import use_backend
 
 
 class SequenceModel(nn.Module, ABC):
@@ -73,3 +75,24 @@ def trace(model: SequenceModel, inputs: Tensor) -> tuple[Tensor, list[Any]]:
         outputs.append(output)
         states.append(state)
     return torch.cat(outputs, dim=1), states
+
+
+def watch(model: SequenceModel, inputs: Tensor) -> tuple[Tensor, list[Any], dict[str, Tensor]]:
+    """What `trace` returns, and what the heads of the model's access emit: by name, `[time batch heads ...]`.
+
+    Hooks see what the controller tells the access, and are gone afterwards. The plain path runs, as kernels call none.
+    """
+    seen: list[dict[str, Tensor]] = []
+
+    def listen(access: Access, arguments: tuple[Tensor, Any]) -> None:
+        seen.append(access.emitted(arguments[0]))
+
+    accesses = [module for module in model.modules() if isinstance(module, Access)]
+    hooks = [access.register_forward_pre_hook(listen) for access in accesses[:1]]
+    try:
+        with use_backend("reference"):
+            outputs, states = trace(model, inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs, states, {name: torch.stack([step[name] for step in seen]) for name in (seen[0] if seen else {})}
