@@ -1,4 +1,4 @@
-"""A sparse access memory's heads: the controller's output becomes a write and a read of a few slots (SAM, section 3)."""
+"""A sparse access memory's heads: the controller's output becomes a write and a read of a few slots (SAM paper, 3)."""
 
 from __future__ import annotations
 

@@ -281,9 +281,7 @@ OPS: dict[str, Op] = {
             "one_slot_for_all": lambda draw: _sparse(draw) | {"indices": _one_slot_for_all(draw)},
         },
     ),
-    "sparse_content_address": Op(
-        sparse_content_address, {"": lambda draw: _content(draw) | {"k": draw.sizes.k}}
-    ),
+    "sparse_content_address": Op(sparse_content_address, {"": lambda draw: _content(draw) | {"k": draw.sizes.k}}),
     "lru_write": Op(lru_write, {"": _lru_write}),
     "product_key_address": Op(product_key_address, {"": _product_key}, shared=("half_keys",)),
     "weighted_gather": Op(

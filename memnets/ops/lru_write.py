@@ -1,4 +1,4 @@
-"""Writing to what was read last, and to what nobody used for longest (Rae et al. 2016, arXiv:1610.09027, section 3.2)."""
+"""Writing to what was read last and to what was unused for longest (Rae et al. 2016, arXiv:1610.09027, section 3.2)."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def lru_write(
 ) -> tuple[Float[Tensor, "batch slots word"], Float[Tensor, "batch heads places"], Int[Tensor, "batch heads places"]]:
     """The memory after the write, and weights and indices of the k + 1 slots each head wrote to.
 
-    w_h = write_gate_h · (interpolation_gate_h · r_h + (1 - interpolation_gate_h) · e_h) (equation 5), r_h being what the
-    head read a step ago and e_h one slot: the least recently used goes to head 0, the next to head 1 and so on, of equal
-    ones the lower first. Then M' = (1 - R) M + Σ_h w_h add_h (equation 2), where R is 1 in the rows of the e_h: these
-    alone are erased, before the write. The choice of slots has no gradient.
+    w_h = write_gate_h · (interpolation_gate_h · r_h + (1 - interpolation_gate_h) · e_h) (equation 5), r_h being
+    what the head read a step ago and e_h one slot: the least recently used one for head 0, the next for head 1 and on,
+    of equal ones the lower first. Then M' = (1 - R) M + Σ_h w_h add_h (equation 2), where R is 1 in the rows of the
+    e_h: these alone are erased, before the write. The choice of slots has no gradient.
 
     Raises:
         ValueError: fewer slots than heads.
     """
     heads, slots = read_slots.shape[1], memory.shape[1]
     if heads > slots:
-        raise ValueError(f"every head takes a slot of its own to write to: {heads} heads need as many slots, not {slots}")
+        raise ValueError(f"every head writes to a slot of its own: {heads} heads need as many slots, not {slots}")
     oldest = torch.sort(last_access, dim=-1, stable=True).indices[:, :heads]
     written = torch.cat([read_slots, oldest[:, :, None]], dim=-1)
     gates = interpolation_gate[..., None]

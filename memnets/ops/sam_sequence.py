@@ -73,9 +73,9 @@ def sam_sequence(
 ) -> Result:
     """Controller output beside the read vectors at every step, and the state after the last.
 
-    Rows of `weights.interface`: a slice per head of key, strength, interpolation gate, write gate and what it adds. With
-    `lengths`, sequence b has its first lengths[b] steps: features after those are 0, and the state stays. The state
-    after holds heads + k more slots per step of `inputs`, as far as there are any.
+    Rows of `weights.interface`: a slice per head of key, strength, interpolation gate, write gate and what it adds.
+    With `lengths`, sequence b has its first lengths[b] steps: features after those are 0, and the state stays. The
+    state after holds heads + k more slots per step of `inputs`, as far as there are any.
 
     Raises:
         BackendError: the backend asked for by name can't serve the call.
