@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
-from memnets.contracts import Kind, Spec
+from memnets.contracts import Kind, Spec, reset_rows
 from memnets.memory.access import Access
 from memnets.ops.backend import use_backend
 
@@ -22,6 +23,8 @@ class SequenceModel(nn.Module, ABC):
     """
 
     accepts: ClassVar[frozenset[Kind]] = frozenset({"vectors", "tokens"})
+    state_grows: ClassVar[bool] = False
+    """Whether the state's tensors get longer along axes behind the first as steps go by."""
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> Any:
@@ -30,6 +33,10 @@ class SequenceModel(nn.Module, ABC):
     @abstractmethod
     def forward(self, inputs: Any, state: Any = None) -> tuple[Tensor, Any]:
         """Outputs and the state after the last step; `state=None` starts from `initial_state`."""
+
+    def restart(self, state: Any, starts: Bool[Tensor, " batch"]) -> Any:
+        """Return `state` with the rows marked in `starts` at their beginning (`trainer.carry_state`)."""
+        return reset_rows(state, self.initial_state(len(starts)), starts)
 
     def attention(self, inputs: Any) -> Tensor | None:
         """Weights `[batch hops sentences]` over a story's sentences, for pictures; None for a model without any."""
