@@ -16,12 +16,9 @@ from torch import Tensor
 from memnets.ops.allocation import allocation_weights, usage_after
 from memnets.ops.content_address import content_address, content_read
 from memnets.ops.erase_add import erase_add, read, read_and_write
-<<<<<<< HEAD
 from memnets.ops.linkage import follow_link, link_after, precedence_after
-from memnets.ops.masked_content import masked_content_address
-=======
 from memnets.ops.lru_write import lru_write
->>>>>>> 6b205a8 (Sparse access memory: ops of a step, access, model; models restart their own carried rows)
+from memnets.ops.masked_content import masked_content_address
 from memnets.ops.product_key import product_key_address, weighted_gather
 from memnets.ops.shift_sharpen import circular_shift, interpolate, sharpen, shift_sharpen
 from memnets.ops.sparse_access import sparse_read, sparse_write
