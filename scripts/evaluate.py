@@ -5,7 +5,9 @@
   lengths=20,40     evaluate at these exact lengths instead
   key=value         change the configuration, for example task.eval_sequences=2000
 
-Prints a table, adds it to the run folder's evaluations.jsonl, and draws the memory into its evaluation/.
+Prints a table, adds it to the run folder's evaluations.jsonl, and writes pictures into its evaluation/: where the heads
+were, memory content, what the heads emitted, usage and links of a DNC, the error against length, and steps.html, a page
+to step through one sequence in a browser.
 """
 
 import sys
@@ -14,7 +16,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from memnets.analysis.report import draw_trace
+from memnets.analysis.report import draw_evaluation
+from memnets.analysis.runs import RunError
 from memnets.check import ConfigError
 from memnets.evaluate import Evaluation, evaluate_checkpoint
 from memnets.tasks.base import DataError
@@ -35,9 +38,10 @@ def main(arguments: list[str]) -> int:
             lengths(given.get("lengths", "")),
             [word for word in arguments if not word.startswith(own)],
         )
-        show(evaluate_checkpoint(wanted))
-        print(*draw_trace(find_checkpoint(wanted.path).parents[1] / "evaluation"), sep="\n")
-    except (ConfigError, CheckpointError, DataError, ValueError) as error:
+        results = evaluate_checkpoint(wanted)
+        show(results)
+        print(*draw_evaluation(find_checkpoint(wanted.path).parents[1], results), sep="\n")
+    except (ConfigError, CheckpointError, DataError, RunError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

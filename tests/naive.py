@@ -187,3 +187,27 @@ def follow_link(link, read_weights):
             forward[b, h, i] += link[b, i, j] * read_weights[b, h, j]
             backward[b, h, i] += link[b, j, i] * read_weights[b, h, j]
     return forward, backward
+
+
+def sparse_content_address(memory, key, strength, k):
+    weights, slots = np.zeros((*key.shape[:2], k)), np.zeros((*key.shape[:2], k), int)
+    for b, h in np.ndindex(key.shape[:2]):
+        similarity = [similarity_of("cosine", key[b, h], row) for row in memory[b]]
+        slots[b, h] = sorted(range(len(similarity)), key=lambda n: (-similarity[n], n))[:k]
+        weights[b, h] = softmax([strength[b, h] * similarity[n] for n in slots[b, h]])
+    return weights, slots
+
+
+def lru_write(memory, last_access, read_weights, read_slots, interpolation_gate, write_gate, add):
+    """With weights over all slots for each head."""
+    written, dense = memory.copy(), spread(read_weights, read_slots, memory.shape[1])
+    oldest = np.array([sorted(range(len(row)), key=lambda n: (row[n], n)) for row in last_access])
+    for b, h in np.ndindex(write_gate.shape):
+        written[b, oldest[b, h]] = 0
+    for b, h, n in np.ndindex(dense.shape):
+        gate, is_oldest = interpolation_gate[b, h], n == oldest[b, h]
+        written[b, n] += write_gate[b, h] * (gate * dense[b, h, n] + (1 - gate) * is_oldest) * add[b, h]
+    heads = write_gate.shape[1]
+    both = np.concatenate([interpolation_gate[..., None] * read_weights, 1 - interpolation_gate[..., None]], -1)
+    slots = np.concatenate([read_slots, oldest[:, :heads, None]], -1)
+    return written, write_gate[..., None] * both, slots

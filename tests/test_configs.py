@@ -14,6 +14,7 @@ import pytest
 import yaml
 from babi_example import write_babi
 from hydra.utils import get_class, instantiate
+from omniglot_example import write_omniglot
 from tiny import ROOT, TINY, tiny_config
 
 from memnets.check import ConfigError
@@ -28,12 +29,18 @@ MODELS, TASKS, EXPERIMENTS, SWEEPS = (choices(group) for group in ("model", "tas
 
 
 @pytest.fixture
-def babi_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """All twenty bAbI tasks, tiny."""
+def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """All twenty bAbI tasks, and an Omniglot, tiny."""
     monkeypatch.delenv("MEMNETS_DATA", raising=False)
     for number in range(1, 21):
         write_babi(tmp_path, number)
-    return tmp_path
+    return write_omniglot(tmp_path)
+
+
+def use_small_data(config: dict[str, Any], root: Path) -> None:
+    """Point a task that reads files at the small ones."""
+    if "data_root" in with_defaults(config)["task"]:
+        config["task"] |= {"data_root": str(root), "verify_checksum": False}
 
 
 def two_steps(config: dict[str, Any]) -> None:
@@ -52,14 +59,15 @@ def two_steps(config: dict[str, Any]) -> None:
 class TestEveryFile:
     @pytest.mark.parametrize(("model", "task"), list(itertools.product(MODELS, TASKS)))
     def test_every_model_runs_every_task_it_reads_and_refuses_others(
-        self, model: str, task: str, babi_root: Path
+        self, model: str, task: str, small_data: Path
     ) -> None:
         views = [f"model={model}", f"task={task}"]
         accepts = _class(compose(views).config["model"]["_target_"]).accepts
         if task == "babi":
             view = "story" if "story" in accepts else "tokens"
-            views += [f"task.view={view}", f"task.data_root={babi_root}", "task.verify_checksum=false"]
+            views += [f"task.view={view}"]
         config = compose(views).config
+        use_small_data(config, small_data)
         check(config)
         if instantiate(config["task"], _convert_="all").spec.kind in accepts:
             two_steps(config)
@@ -68,16 +76,15 @@ class TestEveryFile:
                 build(config)
 
     @pytest.mark.parametrize("experiment", EXPERIMENTS)
-    def test_every_experiment_takes_two_steps(self, experiment: str, babi_root: Path) -> None:
+    def test_every_experiment_takes_two_steps(self, experiment: str, small_data: Path) -> None:
         config = compose([f"experiment={experiment}"]).config
-        if "data_root" in with_defaults(config)["task"]:
-            config["task"] |= {"data_root": str(babi_root), "verify_checksum": False}
+        use_small_data(config, small_data)
         check(config)
         assert config["name"] == experiment, "an experiment's name is its file's"
         two_steps(config)
 
     @pytest.mark.parametrize("sweep", SWEEPS)
-    def test_every_point_of_every_sweep_takes_two_steps(self, sweep: str, babi_root: Path) -> None:
+    def test_every_point_of_every_sweep_takes_two_steps(self, sweep: str, small_data: Path) -> None:
         overrides = [f"sweep={sweep}"]
         jobs = plan(grid_points(compose(overrides), overrides))
         assert len(jobs) > 1
@@ -86,8 +93,7 @@ class TestEveryFile:
             config = compose(job.overrides).config
             different[json.dumps({**config, "seed": 0})] = config
         for config in different.values():
-            if "data_root" in with_defaults(config)["task"]:
-                config["task"] |= {"data_root": str(babi_root), "verify_checksum": False}
+            use_small_data(config, small_data)
             two_steps(config)
 
     @pytest.mark.parametrize("path", STANDALONE, ids=lambda path: str(path.relative_to(CONFIGS)))

@@ -17,21 +17,20 @@ from memnets.analysis.figures import RESOLUTION, curve, learning_curves, median_
 from memnets.analysis.groups import group_runs
 from memnets.analysis.heatmaps import (
     Attention,
-    Trace,
     addressing,
     attention,
     draw_memory,
     read_attention,
-    read_trace,
-    slots_in_use,
 )
-from memnets.analysis.report import draw_run, make_report, write_report
+from memnets.analysis.lengths import error_by_length, trained_lengths
+from memnets.analysis.report import draw_evaluation, draw_run, make_report, write_report
 from memnets.analysis.runs import RunError, find_runs, read_run
+from memnets.analysis.traces import Trace, read_trace, slots_in_use
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def make_trace(length: int = 5, slots: int = 16, heads: int = 1, start: int = 3) -> Trace:
+def make_trace(length: int = 5, slots: int = 16, heads: int = 1, start: int = 3, **more) -> Trace:
     """Return what a solved copy looks like: heads that step through consecutive slots, round the end if need be."""
     random, time = np.random.default_rng(0), 2 * length + 1
     bits = random.integers(0, 2, (length, 4))
@@ -40,8 +39,17 @@ def make_trace(length: int = 5, slots: int = 16, heads: int = 1, start: int = 3)
     for step in range(time):
         weights[0, step, :, (start + min(step, length)) % slots] = 1
         weights[1, step, :, (start + max(0, step - length - 1)) % slots] = 1
-    return Trace(*(array.astype(np.float32) for array in (inputs, targets, targets * 0.9, weights[1], weights[0])))
+    needed = (array.astype(np.float32) for array in (inputs, targets, targets * 0.9, weights[1], weights[0]))
+    return Trace(*needed, **more)
 
+
+def arrays_of(trace: Trace) -> dict[str, np.ndarray]:
+    """Return a trace as the tensors of its file."""
+    arrays = {name: array for name, array in vars(trace).items() if isinstance(array, np.ndarray)}
+    return arrays | {f"emitted.{name}": array for name, array in trace.emitted.items()}
+
+
+BY_LENGTH = {f"length_{length}": {"loss": 1.0, "bit_errors": length / 4} for length in (40, 8, 20)}
 
 ATTENTION = {
     "story": ["Mary went to the hall", "John went to the office"],
@@ -171,13 +179,13 @@ class TestHeatMaps:
 
     def test_a_trace_is_read_as_it_was_written(self, tmp_path):
         trace = make_trace()
-        save_file(vars(trace), tmp_path / "trace.safetensors")
+        save_file(arrays_of(trace), tmp_path / "trace.safetensors")
         for name, array in vars(read_trace(tmp_path / "trace.safetensors")).items():
             np.testing.assert_array_equal(array, getattr(trace, name))
 
     @pytest.mark.parametrize("fault", ["garbage", "missing", "rank", "time"])
     def test_a_bad_trace_is_named(self, tmp_path, fault):
-        arrays = dict(vars(make_trace()))
+        arrays = arrays_of(make_trace())
         if fault == "missing":
             del arrays["outputs"]
         if fault == "rank":
@@ -246,7 +254,7 @@ class TestReport:
         root = tmp_path / "runs"
         for seed in ERRORS:
             folder = write_run(root, seed=seed)
-        save_file(vars(make_trace()), folder / "trace.safetensors")
+        save_file(arrays_of(make_trace()), folder / "trace.safetensors")
         other = write_run(root, name="memn2n", task={"_target_": "memnets.tasks.babi.Babi"})
         (other / "attention.json").write_text(json.dumps(ATTENTION))
         write_run(root, seed=7, status="failed", error="ValueError: <script>alert(1)</script>")
@@ -288,6 +296,34 @@ class TestReport:
 
     def test_a_runs_own_pictures(self, tmp_path):
         folder = write_run(tmp_path)
-        save_file(vars(make_trace()), folder / "trace.safetensors")
-        assert [path.name for path in draw_run(folder)] == ["learning_curve.png", "addressing.png"]
+        save_file(arrays_of(make_trace()), folder / "trace.safetensors")
+        assert [path.name for path in draw_run(folder)] == ["learning_curve.png", "addressing.png", "steps.html"]
         assert all(pixels(path.read_bytes()).std() > 0.02 for path in folder.glob("*.png"))
+
+    def test_an_evaluations_pictures(self, tmp_path):
+        folder = write_run(tmp_path)
+        (folder / "evaluation").mkdir()
+        gates = {"gate": np.full((11, 2), 0.5, np.float32)}
+        save_file(arrays_of(make_trace(emitted=gates)), folder / "evaluation" / "trace.safetensors")
+        paths = draw_evaluation(folder, BY_LENGTH)
+        assert [path.name for path in paths] == ["addressing.png", "emitted.png", "error_by_length.png", "steps.html"]
+        assert all(path.parent == folder / "evaluation" for path in paths)
+        draw_evaluation(folder, {"test": {"bit_errors": 0.0}})
+        assert not (folder / "evaluation" / "error_by_length.png").exists(), "an older evaluation's figure stayed"
+
+
+class TestErrorByLength:
+    def test_shortest_first_and_trained_lengths_shaded(self):
+        (axes,) = error_by_length(BY_LENGTH | {"test": {"bit_errors": 9.0}}, (1, 20)).axes
+        np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[8, 2], [20, 5], [40, 10]])
+        assert axes.get_ylabel() == "bit errors"
+        assert axes.patches[0].get_x() == 1
+        assert axes.patches[0].get_width() == 19
+
+    @pytest.mark.parametrize("results", [{}, {"test": {"bit_errors": 0.0}}, {"length_3": {"bit_errors": 0.0}}])
+    def test_one_length_is_no_figure(self, results):
+        assert error_by_length(results) is None
+
+    def test_the_trained_range_is_the_tasks_own(self):
+        assert trained_lengths({"max_length": 20, "eval_sequences": 4, "min_length": 1}) == (1, 20)
+        assert trained_lengths({"max_age": 20}) is None

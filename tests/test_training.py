@@ -34,6 +34,15 @@ STREAM = (
     "trainer.eval_batch_size=8",
     "task.eval_sequences=8",
 )
+SPARSE_STREAM = (
+    "model=sam",
+    "~model.hidden_size",
+    "~model.num_layers",
+    "model.memory_size=40",
+    "model.num_heads=2",
+    "model.top_k=2",
+    *(override for override in STREAM if not override.startswith(("model", "~model"))),
+)
 RESUMED = {
     "plain": (),
     "rmsprop": ("optim=rmsprop",),
@@ -57,6 +66,7 @@ RESUMED = {
     ),
     "carried state": STREAM,
     "carried state, detached": (*STREAM, "trainer.bptt_length=5"),
+    "carried state that grows": (*SPARSE_STREAM, "trainer.bptt_length=5"),
 }
 
 

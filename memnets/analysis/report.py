@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from memnets.analysis.content import emitted, links, memory, usage
 from memnets.analysis.figures import COLOURS, learning_curves, png, save_figure
 from memnets.analysis.groups import Group, group_runs
 from memnets.analysis.heatmaps import draw_memory
+from memnets.analysis.lengths import Results, error_by_length, trained_lengths
 from memnets.analysis.page import Picture, page
 from memnets.analysis.records import state
 from memnets.analysis.runs import Problem, Run, RunError, read_run
+from memnets.analysis.stepper import STEPS, write_steps
 from memnets.analysis.tables import HEADER, cells, statistics
+from memnets.analysis.traces import TRACE, read_trace
 from memnets.files import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -56,24 +64,48 @@ def write_report(report: Report, folder: Path) -> Path:
 
 
 def draw_run(folder: Path) -> list[Path]:
-    """Write the pictures of one run into its folder: `learning_curve.png`, and heat maps of what it holds; return them.
+    """Write the pictures of one run into its folder and return them.
+
+    `learning_curve.png`, heat maps of the traces there are, and `steps.html`, a page to step through one.
 
     Raises:
         RunError: the folder holds no readable run, or a trace that can't be drawn.
     """
     run = read_run(folder)
     curves = learning_curves(group_runs([run]))
-    figures = {"learning_curve": curves} | draw_memory(folder, run.name)
+    figures: dict[str, Figure | None] = {"learning_curve": curves, **draw_memory(folder, run.name)}
+    return [*_save(figures, folder), *_steps(folder, run.name)]
+
+
+def draw_evaluation(folder: Path, results: Results) -> list[Path]:
+    """Write what an evaluation of a run shows into the run's `evaluation/`; return the paths.
+
+    Of a trace: `addressing.png`, `memory.png`, `emitted.png`, `usage.png`, `links.png`, as far as the model has them,
+    and `steps.html`. Of a story: `attention.png`. Of results at several lengths: `error_by_length.png`.
+
+    Raises:
+        RunError: the folder holds no readable run, or a trace that can't be drawn.
+    """
+    run, inside = read_run(folder), folder / "evaluation"
+    figures: dict[str, Figure | None] = {**draw_memory(inside, run.name)}
+    if (inside / TRACE).exists():
+        trace = read_trace(inside / TRACE)
+        drawings = {"memory": memory, "emitted": emitted, "usage": usage, "links": links}
+        figures |= {name: draw(trace, run.name) for name, draw in drawings.items()}
+    figures["error_by_length"] = error_by_length(results, trained_lengths(run.config.get("task") or {}), run.name)
+    return [*_save(figures, inside), *_steps(inside, run.name)]
+
+
+def _save(figures: Mapping[str, Figure | None], folder: Path) -> list[Path]:
+    """Write the figures there are; take away one that an earlier evaluation left and this one doesn't have."""
+    for name, figure in figures.items():
+        if figure is None:
+            (folder / f"{name}.png").unlink(missing_ok=True)
     return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items() if figure is not None]
 
 
-def draw_trace(folder: Path) -> list[Path]:
-    """Write heat maps of the traces in a folder beside them; return their paths.
-
-    Raises:
-        RunError: a trace that can't be drawn.
-    """
-    return [save_figure(figure, folder / f"{name}.png") for name, figure in draw_memory(folder).items()]
+def _steps(folder: Path, title: str) -> list[Path]:
+    return [write_steps(read_trace(folder / TRACE), folder / STEPS, title)] if (folder / TRACE).exists() else []
 
 
 def _curves(groups: Sequence[Group]) -> Iterator[Picture]:

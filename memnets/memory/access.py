@@ -35,6 +35,13 @@ class Access(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "batch read_heads word"], Any]:
         """Read vectors, and the state after this step's writes."""
 
+    def emitted(self, controller_output: Float[Tensor, "batch hidden"]) -> dict[str, Float[Tensor, "batch heads ..."]]:
+        """What the heads emit at a step, by name, for pictures: nothing unless an access says so.
+
+        A part of all heads has the read heads first, then the write heads.
+        """
+        return {}
+
 
 def make_interface(controller_size: int, size: int) -> nn.Linear:
     """Return the layer that emits an interface of `size` numbers: Xavier weights, no bias to begin with."""

@@ -89,6 +89,12 @@ class NTMAccess(Access):
         )
         return read_vectors, NTMAccessState(memory, read_weights, write_weights)
 
+    def emitted(self, controller_output: Float[Tensor, "batch hidden"]) -> dict[str, Float[Tensor, "batch heads ..."]]:
+        """Strength, gate, shift and sharpening of all heads, those of them that there are, read heads first."""
+        address = split_heads(self.interface(controller_output)[:, : self._address_size], self.num_heads)
+        emitted = self.addressing.emit(address, self.word_size)
+        return {name: value for name, value in emitted.items() if name != "key"}
+
     def _by_kind(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         read_weights, write_weights = weights.split([self.num_read_heads, self.num_write_heads], dim=1)
         return read_weights, write_weights

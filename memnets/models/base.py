@@ -6,9 +6,12 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
-from memnets.contracts import Kind, Spec
+from memnets.contracts import Kind, Spec, reset_rows
+from memnets.memory.access import Access
+from memnets.ops.backend import use_backend
 
 
 class SequenceModel(nn.Module, ABC):
@@ -20,6 +23,8 @@ class SequenceModel(nn.Module, ABC):
     """
 
     accepts: ClassVar[frozenset[Kind]] = frozenset({"vectors", "tokens"})
+    state_grows: ClassVar[bool] = False
+    """Whether the state's tensors get longer along axes behind the first as steps go by."""
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> Any:
@@ -28,6 +33,10 @@ class SequenceModel(nn.Module, ABC):
     @abstractmethod
     def forward(self, inputs: Any, state: Any = None) -> tuple[Tensor, Any]:
         """Outputs and the state after the last step; `state=None` starts from `initial_state`."""
+
+    def restart(self, state: Any, starts: Bool[Tensor, " batch"]) -> Any:
+        """Return `state` with the rows marked in `starts` at their beginning (`trainer.carry_state`)."""
+        return reset_rows(state, self.initial_state(len(starts)), starts)
 
     def attention(self, inputs: Any) -> Tensor | None:
         """Weights `[batch hops sentences]` over a story's sentences, for pictures; None for a model without any."""
@@ -73,3 +82,24 @@ def trace(model: SequenceModel, inputs: Tensor) -> tuple[Tensor, list[Any]]:
         outputs.append(output)
         states.append(state)
     return torch.cat(outputs, dim=1), states
+
+
+def watch(model: SequenceModel, inputs: Tensor) -> tuple[Tensor, list[Any], dict[str, Tensor]]:
+    """What `trace` returns, and what the heads of the model's access emit: by name, `[time batch heads ...]`.
+
+    Hooks see what the controller tells the access, and are gone afterwards. The plain path runs, as kernels call none.
+    """
+    seen: list[dict[str, Tensor]] = []
+
+    def listen(access: Access, arguments: tuple[Tensor, Any]) -> None:
+        seen.append(access.emitted(arguments[0]))
+
+    accesses = [module for module in model.modules() if isinstance(module, Access)]
+    hooks = [access.register_forward_pre_hook(listen) for access in accesses[:1]]
+    try:
+        with use_backend("reference"):
+            outputs, states = trace(model, inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs, states, {name: torch.stack([step[name] for step in seen]) for name in (seen[0] if seen else {})}

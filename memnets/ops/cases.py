@@ -17,10 +17,12 @@ from memnets.ops.allocation import allocation_weights, usage_after
 from memnets.ops.content_address import content_address, content_read
 from memnets.ops.erase_add import erase_add, read, read_and_write
 from memnets.ops.linkage import follow_link, link_after, precedence_after
+from memnets.ops.lru_write import lru_write
 from memnets.ops.masked_content import masked_content_address
 from memnets.ops.product_key import product_key_address, weighted_gather
 from memnets.ops.shift_sharpen import circular_shift, interpolate, sharpen, shift_sharpen
 from memnets.ops.sparse_access import sparse_read, sparse_write
+from memnets.ops.sparse_content import sparse_content_address
 from memnets.ops.topk_address import gather_slots, topk_address
 
 
@@ -62,7 +64,7 @@ class Draw:
         """Normally distributed numbers along the named axes, or axes of the given length."""
         return self._place(self._normal(axes))
 
-    def unit(self, *axes: str) -> Tensor:
+    def unit(self, *axes: str | int) -> Tensor:
         """Numbers between 0 and 1."""
         return self._place(self._normal(axes).sigmoid())
 
@@ -70,7 +72,7 @@ class Draw:
         """Numbers greater than `above`."""
         return self._place(above + self._normal(axes).exp())
 
-    def weights(self, *axes: str) -> Tensor:
+    def weights(self, *axes: str | int) -> Tensor:
         """Distributions along the last axis."""
         return self._place(self._normal(axes).softmax(-1))
 
@@ -149,6 +151,20 @@ def _topk(draw: Draw, share: float) -> Arguments:
 def _sparse(draw: Draw) -> Arguments:
     weights, indices = draw.weights("batch", "heads", "k"), draw.slots("batch", "heads", "k")
     return _write(draw) | {"weights": weights, "indices": indices}
+
+
+def _lru_write(draw: Draw) -> Arguments:
+    """As many heads as there are slots, if there were more."""
+    heads = min(draw.sizes.heads, draw.sizes.slots)
+    return {
+        "memory": draw.normal("batch", "slots", "word"),
+        "last_access": draw.slots("batch", "slots"),
+        "read_weights": draw.weights("batch", heads, "k"),
+        "read_slots": draw.slots("batch", heads, "k"),
+        "interpolation_gate": draw.unit("batch", heads),
+        "write_gate": draw.unit("batch", heads),
+        "add": draw.normal("batch", heads, "word"),
+    }
 
 
 def _one_slot_for_all(draw: Draw) -> Tensor:
@@ -267,6 +283,8 @@ OPS: dict[str, Op] = {
             "one_slot_for_all": lambda draw: _sparse(draw) | {"indices": _one_slot_for_all(draw)},
         },
     ),
+    "sparse_content_address": Op(sparse_content_address, {"": lambda draw: _content(draw) | {"k": draw.sizes.k}}),
+    "lru_write": Op(lru_write, {"": _lru_write}),
     "product_key_address": Op(product_key_address, {"": _product_key}, shared=("half_keys",)),
     "weighted_gather": Op(
         weighted_gather,

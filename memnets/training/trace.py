@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from memnets.contracts import Batch, Story, named_tensors
 from memnets.files import write_atomic
-from memnets.models.base import SequenceModel, trace
+from memnets.models.base import SequenceModel, watch
 from memnets.tasks.base import Task
 
-HEADS = ("read_weights", "write_weights")
+HEADS = {"read_weights": "read_slots", "write_weights": "write_slots"}
+"""Weights of heads, and the slots they are at where weights are sparse."""
+
+LIMIT = 8_000_000
+"""Numbers that memory and links may take each; beyond, the slots that heads never weigh much are left out."""
 
 
 @torch.no_grad()
 def write_trace(model: SequenceModel, task: Task, folder: Path, device: torch.device) -> Path | None:
     """Write what there is to see, and return its file; None if the model shows nothing.
 
-    `trace.safetensors`: inputs, targets, outputs, and every head's weights at each step of the longest of a few test
-    sequences. `attention.json`: a story, its question, and the attention of each hop over the sentences.
+    `trace.safetensors`: the longest of a few test sequences step by step, as `memnets.analysis.traces` reads it.
+    `attention.json`: a story, its question, and the attention of each hop over the sentences.
     """
     model.eval()
     batch = longest_batch(task).to(device)
@@ -44,16 +51,73 @@ def _length(batch: Batch) -> int:
 
 
 def _write_heads(model: SequenceModel, batch: Batch, path: Path) -> Path | None:
-    outputs, states = trace(model, batch.inputs[:1])
-    named = [named_tensors(state) for state in states]
-    keys = [[key for key in named[0] if key.rpartition(".")[2] == head] for head in HEADS]
-    if any(len(found) != 1 for found in keys):
+    outputs, states, emitted = watch(model, batch.inputs[:1])
+    found = _by_name(states)
+    if not HEADS.keys() <= found.keys():
         return None
-    kept = {"inputs": batch.inputs[0], "targets": batch.targets[0], "outputs": torch.sigmoid(outputs[0])}
-    for head, (key,) in zip(HEADS, keys, strict=True):
-        kept[head] = torch.stack([state[key][0] for state in named])
-    save_file({name: tensor.float().cpu().contiguous() for name, tensor in kept.items()}, path)
+    targets, answers = batch.targets[0], torch.sigmoid(outputs[0])
+    if targets.dim() == 1:  # classes
+        targets, answers = one_hot(targets.long(), outputs.shape[-1]), outputs[0].softmax(-1)
+    shown = {"inputs": batch.inputs[0], "targets": targets, "outputs": answers}
+    shown |= _weights(found)
+    shown |= _content(found, shown)
+    shown |= {f"emitted.{name}": values[:, 0] for name, values in emitted.items()}
+    save_file({name: _plain(tensor) for name, tensor in shown.items()}, path)
     return path
+
+
+def _by_name(states: list[Any]) -> dict[str, list[Tensor]]:
+    """Return what the states hold of their only row, step by step, under every name that occurs once in a state."""
+    named = [named_tensors(state) for state in states]
+    last = [key.rpartition(".")[2] for key in named[0]]
+    return {
+        name: [state[key][0] for state in named]
+        for key, name in zip(named[0], last, strict=True)
+        if last.count(name) == 1
+    }
+
+
+def _weights(found: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+    """Return each kind of heads' weights over all slots: those that a sparse memory has touched in the end."""
+    if not HEADS.values() & found.keys():
+        return {head: torch.stack(found[head]) for head in HEADS}
+    size = max(1 + int(slots.max()) for name in HEADS.values() for slots in found[name])
+    size = max(size, found["memory"][-1].shape[0])
+    return {
+        head: torch.stack([_dense(*pair, size) for pair in zip(found[head], found[slots], strict=True)])
+        for head, slots in HEADS.items()
+    }
+
+
+def _content(found: dict[str, list[Tensor]], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return memory and links over `memory_slots`, and usage over all: those of them that the states hold."""
+    content = {"usage": torch.stack(found["usage"])} if "usage" in found else {}
+    if "memory" not in found:
+        return content
+    greatest = torch.cat([weights[head] for head in HEADS], dim=1).amax(dim=(0, 1))
+    room = LIMIT // found["memory"][-1].shape[1] // len(found["memory"])
+    if "link" in found:
+        room = min(room, math.isqrt(LIMIT // len(found["link"])))
+    slots = greatest.topk(max(1, min(room, len(greatest)))).indices.sort().values
+    memories = [_rows(memory, len(greatest))[slots] for memory in found["memory"]]
+    content |= {"memory_slots": slots, "memory": torch.stack(memories)}
+    if "link" in found:
+        content["link"] = torch.stack([link[slots][:, slots] for link in found["link"]])
+    return content
+
+
+def _dense(weights: Tensor, slots: Tensor, size: int) -> Tensor:
+    """Return weights at slots, `[heads places]` both, as weights over all slots."""
+    return weights.new_zeros(weights.shape[0], size).scatter_add(1, slots, weights)
+
+
+def _rows(memory: Tensor, size: int) -> Tensor:
+    """Return a memory with rows of zeros up to `size`: a sparse one holds no more than was touched."""
+    return torch.cat([memory, memory.new_zeros(size - memory.shape[0], memory.shape[1])])
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().contiguous()
 
 
 def _write_attention(model: SequenceModel, task: Task, batch: Batch, path: Path) -> Path | None:

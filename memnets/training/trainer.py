@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memnets.contracts import Batch, Split, detach, from_named, named_tensors, reset_rows
+from memnets.contracts import Batch, Split, detach, from_named, named_tensors
 from memnets.models.base import SequenceModel
 from memnets.tasks.base import Task
 from memnets.training import checkpoint
@@ -215,7 +215,7 @@ class Trainer:
             return None
         if not batch.starts.any():
             return self.carried
-        return reset_rows(self.carried, plain(self.model).initial_state(batch.size), batch.starts)
+        return plain(self.model).restart(self.carried, batch.starts)
 
     def _clip(self) -> float:
         weights = [weight for weight in self.model.parameters() if weight.grad is not None]
