@@ -46,14 +46,13 @@ inline bool has_diagonal(int64_t i, int64_t j) {
   return j < i + ROWS && j + WIDTH<T> > i;
 }
 
-// Row i of the links after a write.
+// Row i of the links after a write, for the backward pass, where the diagonal has no part.
 template <class T>
 inline void link_row(const T* MEMNETS_RESTRICT row, T* MEMNETS_RESTRICT next, const T* MEMNETS_RESTRICT write,
                      const T* MEMNETS_RESTRICT precedence, int64_t i, int64_t slots) {
   each<T>(slots, [&](int64_t j, auto lanes) MEMNETS_INLINE {
     lanes.store(next + j, linked<T>(lanes.load(row + j), write[i], lanes.load(write + j), lanes.load(precedence + j)));
   });
-  next[i] = T(0);
 }
 
 // Links before a write become those after it, and what heads that read at `reads` [heads slots] find along them:
