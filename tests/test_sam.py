@@ -155,17 +155,15 @@ class TestOp:
         given = arguments(model, inputs)
         features, state = sam_sequence_reference(*given, torch.tensor([4, 0, TIME]))
         for i, length in enumerate((4, 0, TIME)):
-            own = [each[i : i + 1] for each in state if each is not None]
+            own, start = (SAMSequenceState(*(each[i : i + 1] for each in part)) for part in (state, given[1]))
             assert not features[i, length:].any()
             if length:
-                start = SAMSequenceState(*(None if part is None else part[i : i + 1] for part in given[1]))
-                alone, alone_state = sam_sequence_reference(inputs[i : i + 1, :length], start, *given[2:])
+                alone, start = sam_sequence_reference(inputs[i : i + 1, :length], start, *given[2:])
                 assert_close(features[i : i + 1, :length], alone)
-                assert_close([each[:, : alone_state.memory.shape[1]] for each in own[:2]], list(alone_state[:2]))
-                assert_close(own[2:], [each for each in alone_state[2:] if each is not None])
-            else:
-                assert not own[0].any()
-                assert_close(own[2:], [each[i : i + 1] for each in given[1][2:] if each is not None])
+            held = start.memory.shape[1]
+            assert not own.memory[:, held:].any()
+            own = own._replace(memory=own.memory[:, :held], last_access=own.last_access[:, :held])
+            assert_close(list(own), list(start))
 
 
 def arguments(model, inputs):

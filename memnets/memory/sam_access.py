@@ -44,11 +44,11 @@ class SAMAccess(Access):
         nothing = weight.new_zeros(batch_size, heads, k + 1)
         return SAMAccessState(
             memory=weight.new_zeros(batch_size, 0, self.word_size),
+            read_weights=nothing[..., :k],
+            write_weights=nothing,
             last_access=slots.new_zeros(batch_size, 0),
             clock=slots.new_zeros(batch_size),
-            read_weights=nothing[..., :k],
             read_slots=slots[..., :k],
-            write_weights=nothing,
             write_slots=slots.clamp_max(self.scheme.memory_size - 1),
         )
 
