@@ -184,6 +184,12 @@ def in_float32(shape, seeds=7, scale=0.3, lstm=True):
     return list(zip(*found, strict=True))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def built():
+    """The op exists once the kernel is loaded."""
+    kernel(*problem())
+
+
 @pytest.mark.usefixtures("poisoned")
 class TestAgainstReference:
     @shapes

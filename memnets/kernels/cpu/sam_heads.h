@@ -60,7 +60,8 @@ struct Panels {
   std::vector<T> numbers;
 };
 
-// Slots in the order of their last access, of equal ones the lower first: a ring of links that begins and ends at `slots`.
+// Slots in the order of their last access, of equal ones the lower first: a ring of links that begins and ends at
+// `slots`.
 struct Recency {
   Recency(const int64_t* last_access, int64_t slots) : newer(slots + 1), older(slots + 1), end(slots) {
     std::vector<int64_t> order(slots);
@@ -277,11 +278,12 @@ struct SparseGradients {
   Tensor memory, read_weights, write_weights;
 };
 
-// The gradient of `SparseForward::step`. `memories` [batch slots word] hold what the last step left and, as steps go by in
-// reverse, what each found.
+// The gradient of `SparseForward::step`. `memories` [batch slots word] hold what the last step left and, as steps go by
+// in reverse, what each found.
 template <class T>
 struct SparseBackward {
-  SparseBackward(const SparseSizes& sizes, const SparseTrace& saved, const Tensor& memories, const SparseGradients& room)
+  SparseBackward(const SparseSizes& sizes, const SparseTrace& saved, const Tensor& memories,
+                 const SparseGradients& room)
       : sizes(sizes), emitted(saved.emitted), weights(saved.weights), replaced(saved.replaced),
         memories(memories.unsqueeze(1)), d_memories(room.memory.unsqueeze(1)),
         d_read_weights(room.read_weights.unsqueeze(1)), d_write_weights(room.write_weights.unsqueeze(1)),

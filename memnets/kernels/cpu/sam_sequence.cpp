@@ -16,10 +16,11 @@ namespace {
 constexpr const char* OP = "sam_sequence";
 
 SparseSizes sparse_sizes(const SequenceCall& call, at::IntArrayRef memory, at::IntArrayRef read_weights) {
-  TORCH_CHECK(memory.size() == 3 && read_weights.size() == 3, OP, ": memory must be [batch slots word], read_weights "
-              "[batch heads k]");
+  TORCH_CHECK(memory.size() == 3 && read_weights.size() == 3, OP,
+              ": memory must be [batch slots word], read_weights [batch heads k]");
   const SparseSizes sizes{memory[1], memory[2], read_weights[1], read_weights[2]};
-  TORCH_CHECK(sizes.reads >= 1 && sizes.reads <= sizes.slots, OP, ": ", sizes.reads, " reads of ", sizes.slots, " slots");
+  TORCH_CHECK(sizes.reads >= 1 && sizes.reads <= sizes.slots, OP, ": a head can't read ", sizes.reads, " of ",
+              sizes.slots, " slots");
   TORCH_CHECK(sizes.heads <= sizes.slots, OP, ": every head writes to a slot of its own, so ", sizes.heads,
               " heads need as many, not ", sizes.slots);
   TORCH_CHECK(call.sizes.reads == sizes.heads * sizes.word, OP, ": read vectors don't fit the memory");
@@ -28,8 +29,8 @@ SparseSizes sparse_sizes(const SequenceCall& call, at::IntArrayRef memory, at::I
 }
 
 void check_slots(const char* name, const Tensor& slots, int64_t most) {
-  TORCH_CHECK(!slots.numel() || (slots.min().item<int64_t>() >= 0 && slots.max().item<int64_t>() < most), OP, ": ", name,
-              " must lie between 0 and ", most - 1);
+  const bool within = slots.numel() == 0 || (slots.min().item<int64_t>() >= 0 && slots.max().item<int64_t>() < most);
+  TORCH_CHECK(within, OP, ": ", name, " must lie between 0 and ", most - 1);
 }
 
 Tensor copy(const Tensor& view) { return view.clone(at::MemoryFormat::Contiguous); }
@@ -43,10 +44,10 @@ SparseTrace allocate(const SequenceCall& call, const SparseSizes& sizes, bool ke
           at::empty({batch, keep ? sizes.slots : 0, sizes.word}, options)};
 }
 
-using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
-                           Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
-                            Tensor, Tensor>;
+using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
+                           Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
+                            Tensor, Tensor, Tensor>;
 
 Forward forward(const Tensor& inputs, const MaybeTensor& lengths, const Tensor& memory, const Tensor& read_weights,
                 const Tensor& write_weights, const Tensor& last_access, const Tensor& clock, const Tensor& read_slots,
@@ -54,8 +55,9 @@ Forward forward(const Tensor& inputs, const MaybeTensor& lengths, const Tensor& 
                 const MaybeTensor& cell, const Tensor& input_weight, const MaybeTensor& recurrent_weight,
                 const Tensor& bias, const MaybeTensor& upper_weight, const MaybeTensor& upper_bias,
                 const Tensor& interface_weight, const Tensor& interface_bias, double threshold, bool keep) {
-  const SequenceCall call(OP, inputs, lengths, read_vectors, hidden,
-                          {input_weight, recurrent_weight, bias, upper_weight, upper_bias, interface_weight, interface_bias});
+  const ControllerWeights controller{input_weight, recurrent_weight, bias,          upper_weight,
+                                     upper_bias,   interface_weight, interface_bias};
+  const SequenceCall call(OP, inputs, lengths, read_vectors, hidden, controller);
   const SparseSizes sizes = sparse_sizes(call, memory.sizes(), read_weights.sizes());
   const int64_t batch = call.sizes.batch, heads = sizes.heads, reads = sizes.reads, places = sizes.places();
   check_shape(OP, "memory", memory, {batch, sizes.slots, sizes.word});
@@ -89,8 +91,9 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
                   const Tensor& features, const Tensor& gates, const Tensor& cells, const Tensor& hiddens,
                   const Tensor& emitted, const Tensor& weights, const Tensor& slots, const Tensor& replaced,
                   const Tensor& memories, double, bool wants_inputs) {
-  const SequenceCall call(OP, inputs, lengths, read_vectors, hidden,
-                          {input_weight, recurrent_weight, bias, upper_weight, upper_bias, interface_weight, interface_bias});
+  const ControllerWeights controller{input_weight, recurrent_weight, bias,          upper_weight,
+                                     upper_bias,   interface_weight, interface_bias};
+  const SequenceCall call(OP, inputs, lengths, read_vectors, hidden, controller);
   const SparseSizes sizes = sparse_sizes(call, memories.sizes(), weights.select(1, 0).sizes());
   const SparseTrace trace{emitted, weights, slots, replaced, memories};
   const int64_t batch = call.sizes.batch;
@@ -103,9 +106,10 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
       run_backward(call, {features, gates, cells, hiddens}, {d_features, d_read_vectors, d_hidden, d_cell},
                    wants_inputs,
                    [&]<class T>(int64_t, int64_t) { return SparseBackward<T>(sizes, trace, again, room); });
-  return {found.inputs, room.memory, room.read_weights, room.write_weights, found.read_vectors.view(read_vectors.sizes()),
-          found.hidden, found.cell, found.input_weight, found.recurrent_weight, found.bias, found.upper_weight,
-          found.upper_bias, found.interface_weight, found.interface_bias};
+  return {found.inputs, room.memory, room.read_weights, room.write_weights,
+          found.read_vectors.view(read_vectors.sizes()), found.hidden, found.cell, found.input_weight,
+          found.recurrent_weight, found.bias, found.upper_weight, found.upper_bias, found.interface_weight,
+          found.interface_bias};
 }
 
 }  // namespace
@@ -117,17 +121,18 @@ TORCH_LIBRARY_FRAGMENT(memnets, library) {
       "Tensor last_access, Tensor clock, Tensor read_slots, Tensor write_slots, Tensor read_vectors, Tensor? hidden, "
       "Tensor? cell, Tensor input_weight, Tensor? recurrent_weight, Tensor bias, Tensor? upper_weight, "
       "Tensor? upper_bias, Tensor interface_weight, Tensor interface_bias, float threshold, bool keep) -> "
-      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
-      "Tensor, Tensor, Tensor, Tensor, Tensor)",
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
       {at::Tag::pt2_compliant_tag});
   library.def(
       "sam_sequence_backward(Tensor? d_features, Tensor? d_memory, Tensor? d_read_weights, Tensor? d_write_weights, "
-      "Tensor? d_read_vectors, Tensor? d_hidden, Tensor? d_cell, Tensor inputs, Tensor? lengths, Tensor read_vectors, "
-      "Tensor? hidden, Tensor input_weight, Tensor? recurrent_weight, Tensor bias, Tensor? upper_weight, "
-      "Tensor? upper_bias, Tensor interface_weight, Tensor interface_bias, Tensor features, Tensor gates, Tensor cells, "
-      "Tensor hiddens, Tensor emitted, Tensor weights, Tensor slots, Tensor replaced, Tensor memories, float threshold, "
-      "bool wants_inputs) -> "
-      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+      "Tensor? d_read_vectors, Tensor? d_hidden, Tensor? d_cell, Tensor inputs, Tensor? lengths, "
+      "Tensor read_vectors, Tensor? hidden, Tensor input_weight, Tensor? recurrent_weight, Tensor bias, "
+      "Tensor? upper_weight, Tensor? upper_bias, Tensor interface_weight, Tensor interface_bias, Tensor features, "
+      "Tensor gates, Tensor cells, Tensor hiddens, Tensor emitted, Tensor weights, Tensor slots, Tensor replaced, "
+      "Tensor memories, float threshold, bool wants_inputs) -> "
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "Tensor)",
       {at::Tag::pt2_compliant_tag});
 }
 
