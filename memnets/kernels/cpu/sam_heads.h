@@ -211,15 +211,20 @@ struct SparseForward {
 
   // The slots of largest cosine, the largest first, ties to the lower slot. (The key's norm doesn't change the order.)
   void best(const SparseMemory<T>& own, int64_t head, int64_t* chosen) {
-    T* similarity = dots.data() + head * sizes.padded();
+    const T *similarity = dots.data() + head * sizes.padded(), *norms = own.norms.data();
+    const int64_t end = searched(own);
     int64_t found = 0;
-    for (int64_t slot = 0; slot < searched(own); slot++) {
-      const T value = similarity[slot] * own.norms[slot];
-      if (found == sizes.reads && !(value > scores[found - 1])) continue;
-      int64_t place = found < sizes.reads ? found++ : found - 1;
-      for (; place > 0 && value > scores[place - 1]; place--)
-        scores[place] = scores[place - 1], chosen[place] = chosen[place - 1];
-      scores[place] = value, chosen[place] = slot;
+    for (int64_t first = 0; first < end; first += WIDTH<T>) {
+      const Vector<T> values = load(similarity + first) * load(norms + first);
+      if (found == sizes.reads && !(largest_of<T>(values) > scores[found - 1])) continue;
+      for (int64_t slot = first; slot < std::min(first + WIDTH<T>, end); slot++) {
+        const T value = values[slot - first];
+        if (found == sizes.reads && !(value > scores[found - 1])) continue;
+        int64_t place = found < sizes.reads ? found++ : found - 1;
+        for (; place > 0 && value > scores[place - 1]; place--)
+          scores[place] = scores[place - 1], chosen[place] = chosen[place - 1];
+        scores[place] = value, chosen[place] = slot;
+      }
     }
   }
 
