@@ -21,6 +21,7 @@ from memnets.memory.sam_access import SAMAccess
 from memnets.models.base import trace
 from memnets.models.controller import FeedForwardController, GRUController, LSTMController
 from memnets.models.sam import SAM
+from memnets.ops.backend import use_backend
 from memnets.ops.lru_write import lru_write
 from memnets.ops.sam_sequence import SAMSequenceState, last_access_after, sam_sequence_reference
 from memnets.ops.sequence import SequenceWeights
@@ -100,9 +101,11 @@ def loop_over_steps(model, inputs):
 class TestAgainstAllSlots:
     @pytest.mark.parametrize("memory_size", MEMORY_SIZES)
     @pytest.mark.parametrize("controller", CONTROLLERS)
-    def test_outputs_and_memories(self, controller, memory_size):
+    @pytest.mark.parametrize("backend", ["reference", "auto"])
+    def test_outputs_and_memories(self, backend, controller, memory_size):
         model, inputs = tiny_sam(memory_size, controller).double(), inputs_of("vectors", BATCH, 30).double()
-        outputs, state = model(inputs)
+        with use_backend(backend):
+            outputs, state = model(inputs)
         expected, memories = loop_over_steps(model, inputs)
         assert_close(outputs, torch.from_numpy(expected), rtol=1e-8, atol=1e-10)
         for b, dense in enumerate(memories):
@@ -142,10 +145,11 @@ class TestCost:
 class TestOp:
     @pytest.mark.parametrize("memory_size", [5, 1000])
     @pytest.mark.parametrize("controller", [LSTMController, FeedForwardController])
-    def test_is_what_the_model_does(self, controller, memory_size):
+    def test_is_what_the_model_does_step_by_step(self, controller, memory_size):
         model, inputs = tiny_sam(memory_size, controller).double(), inputs_of("vectors", BATCH).double()
         model.output = torch.nn.Identity()
-        outputs, state = model(inputs)
+        with use_backend("reference"):
+            outputs, state = model(inputs)
         features, after = sam_sequence_reference(*arguments(model, inputs))
         assert_close(features, outputs, rtol=1e-12, atol=1e-14)
         assert_close(list(after[:7]), list(state.access), rtol=1e-12, atol=1e-14)
@@ -155,17 +159,15 @@ class TestOp:
         given = arguments(model, inputs)
         features, state = sam_sequence_reference(*given, torch.tensor([4, 0, TIME]))
         for i, length in enumerate((4, 0, TIME)):
-            own = [each[i : i + 1] for each in state if each is not None]
+            own, start = (SAMSequenceState(*(each[i : i + 1] for each in part)) for part in (state, given[1]))
             assert not features[i, length:].any()
             if length:
-                start = SAMSequenceState(*(None if part is None else part[i : i + 1] for part in given[1]))
-                alone, alone_state = sam_sequence_reference(inputs[i : i + 1, :length], start, *given[2:])
+                alone, start = sam_sequence_reference(inputs[i : i + 1, :length], start, *given[2:])
                 assert_close(features[i : i + 1, :length], alone)
-                assert_close([each[:, : alone_state.memory.shape[1]] for each in own[:2]], list(alone_state[:2]))
-                assert_close(own[2:], [each for each in alone_state[2:] if each is not None])
-            else:
-                assert not own[0].any()
-                assert_close(own[2:], [each[i : i + 1] for each in given[1][2:] if each is not None])
+            held = start.memory.shape[1]
+            assert not own.memory[:, held:].any()
+            own = own._replace(memory=own.memory[:, :held], last_access=own.last_access[:, :held])
+            assert_close(list(own), list(start))
 
 
 def arguments(model, inputs):
@@ -267,17 +269,16 @@ class TestGradients:
     def test_every_parameter_gets_one(self, controller):
         check_gradients(tiny_sam(controller=controller), inputs_of("vectors", time=12))
 
+    @pytest.mark.parametrize("backend", ["reference", "auto"])
     @pytest.mark.parametrize("memory_size", [3, 1000])
-    def test_in_float64(self, memory_size):
+    def test_in_float64(self, memory_size, backend):
         model = tiny_sam(memory_size, hidden_size=2, word_size=2, seed=3).double()
-        inputs, (parameter_names, values) = (
-            inputs_of("vectors", 1, 4).double(),
-            zip(*model.named_parameters(), strict=True),
-        )
-        values = [value.detach().clone().requires_grad_() for value in values]
+        inputs, named = inputs_of("vectors", 1, 5).double(), dict(model.named_parameters())
+        values = [value.detach().clone().requires_grad_() for value in named.values()]
 
         def run(*given):
-            outputs, state = functional_call(model, dict(zip(parameter_names, given, strict=True)), (inputs,))
+            with use_backend(backend):
+                outputs, state = functional_call(model, dict(zip(named, given, strict=True)), (inputs,))
             return outputs, state.access.memory, state.access.read_weights, state.access.write_weights
 
         assert torch.autograd.gradcheck(run, values, fast_mode=True)
@@ -294,11 +295,17 @@ class TestBadInput:
         with pytest.raises(ValueError, match="2 heads need as many slots, not 1"):
             lru_write(zeros[:, :1], zeros[:, :1, 0].long(), zeros, zeros.long(), zeros[..., 0], zeros[..., 0], zeros)
 
-    @given(scale=st.floats(-6, 5), seed=st.integers(0, 99), dtype=st.sampled_from([torch.float32, torch.bfloat16]))
-    def test_extreme_parameters_give_finite_values_and_gradients(self, scale, seed, dtype):
+    @given(
+        scale=st.floats(-6, 5),
+        seed=st.integers(0, 99),
+        dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+        backend=st.sampled_from(["reference", "auto"]),
+    )
+    def test_extreme_parameters_give_finite_values_and_gradients(self, scale, seed, dtype, backend):
         model = tiny_sam(scale=10.0**scale, seed=seed).to(dtype)
-        outputs, _ = model(inputs_of("vectors", time=12, seed=seed).to(dtype))
-        outputs.float().square().sum().backward()
+        with use_backend(backend):
+            outputs, _ = model(inputs_of("vectors", time=12, seed=seed).to(dtype))
+            outputs.float().square().sum().backward()
         assert outputs.isfinite().all()
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
