@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from kernel_problems import SCHEMES, SHAPES, Problem, Shape, kernel, problem, results, wrong
+from kernel_problems import SCHEMES, SHAPES, Shape, alone, in_narrow, kernel, problem, results, widened, wrong
 from test_memory import LEGAL, addressing_of, names
 from torch.testing import assert_close
 
@@ -88,32 +88,16 @@ class TestAgainstReference:
 
 
 def in_float32(shape, lstm=True, scale=0.3, seeds=5):
-    """Per seed: results of the kernel, of the reference, and of the reference in float64 on the same arguments."""
-    found = []
-    for seed in range(seeds):
-        narrow = problem(shape, lstm, dtype=torch.float32, scale=scale, seed=seed)
-        functions = (kernel, narrow), (ntm_sequence_reference, narrow), (ntm_sequence_reference, widened(narrow))
-        found.append([results(function, given) for function, given in functions])
-    return list(zip(*found, strict=True))
+    def make(seed):
+        return problem(shape, lstm, dtype=torch.float32, scale=scale, seed=seed)
 
-
-def widened(given):
-    """The same numbers in float64."""
-    state, weights = (type(part)(*(None if t is None else t.double() for t in part)) for part in given[1:3])
-    return Problem(given.inputs.double(), state, weights, *given[3:])
+    return in_narrow(kernel, ntm_sequence_reference, make, seeds)
 
 
 def op_arguments(given, keep=True):
     scheme = given.scheme
     tensors = (given.inputs, given.lengths, *given.state, *given.weights)
     return (*tensors, scheme.similarity or "none", *scheme[1:], keep)
-
-
-def alone(given, i):
-    """Sequence `i` as a problem of its own, cut to its length."""
-    steps = given.inputs.shape[1] if given.lengths is None else given.lengths[i]
-    state = (None if part is None else part[i : i + 1] for part in given.state)
-    return Problem(given.inputs[i : i + 1, :steps], type(given.state)(*state), *given[2:4])
 
 
 class TestLengths:

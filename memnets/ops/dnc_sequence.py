@@ -14,13 +14,21 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from memnets.kernels.cpu.dnc_sequence import DNC_SEQUENCE
 from memnets.ops import backend
 from memnets.ops.allocation import allocation_weights, usage_after
 from memnets.ops.content_address import content_address
 from memnets.ops.erase_add import erase_add, read
 from memnets.ops.linkage import LINK_EPSILON, follow_link, link_after, precedence_after
 from memnets.ops.masked_content import masked_content_address
-from memnets.ops.sequence import SequenceWeights, check_lengths, controller_step, run_steps
+from memnets.ops.sequence import (
+    SequenceWeights,
+    check_lengths,
+    controller_step,
+    cpu_obstacle,
+    in_one_precision,
+    run_steps,
+)
 from memnets.ops.shift_sharpen import sharpen
 
 
@@ -103,9 +111,16 @@ def run_kernel(
 ) -> Result | None:
     """Return the same from a kernel; None if none serves, for callers with a step of their own to fall back on."""
     _check(state, scheme, lengths, inputs.shape[1])
-    chosen = backend.choose("dnc_sequence", {})
-    assert chosen == "reference"
-    return None
+    given = (inputs, lengths, *state, *weights)
+    obstacles = {"cpu": lambda: cpu_obstacle("dnc_sequence", DNC_SEQUENCE.register, given)}
+    if backend.choose("dnc_sequence", obstacles) == "reference":
+        return None
+    if not scheme.link:  # the kernel takes tensors of no slots
+        none = state.usage.new_empty(len(inputs), 0, 0)
+        given = (inputs, lengths, *state._replace(precedence_weights=none.flatten(1), link=none), *weights)
+    features, *after = in_one_precision(DNC_SEQUENCE.run, given, tuple(scheme))
+    state = DNCSequenceState(*after)
+    return features, state if scheme.link else state._replace(precedence_weights=None, link=None)
 
 
 def _check(state: DNCSequenceState, scheme: DNCScheme, lengths: Tensor | None, steps: int) -> None:

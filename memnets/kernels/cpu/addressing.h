@@ -11,7 +11,7 @@
 namespace memnets {
 
 constexpr double NORM_EPSILON = 1e-8;      // under the square roots of the cosine
-constexpr double SHARPEN_EPSILON = 1e-16;  // under the logarithm of the sharpening
+constexpr double SHARPEN_EPSILON = 1e-16;  // under the logarithm of the sharpening of weights
 
 // Which parts a head has, and where each lies in the head's slice of the interface.
 struct HeadScheme {
@@ -150,8 +150,18 @@ inline void shift_ring(const T* MEMNETS_RESTRICT ring, const T* MEMNETS_RESTRICT
 
 // What sharpening takes the logarithm of.
 template <class T>
-inline Vector<T> sharpened(Vector<T> weight) {
-  return (weight < 0 ? Vector<T>{} : weight) + T(SHARPEN_EPSILON);
+inline Vector<T> sharpened(Vector<T> weight, T epsilon) {
+  return (weight < 0 ? Vector<T>{} : weight) + epsilon;
+}
+
+// w(n)^sharpening, normalised, as a softmax of logarithms (equation 9).
+template <class T>
+inline void sharpen(T sharpening, const T* MEMNETS_RESTRICT weights, T* MEMNETS_RESTRICT result,
+                    T* MEMNETS_RESTRICT scores, int64_t slots, T epsilon = T(SHARPEN_EPSILON)) {
+  each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+    lanes.store(scores + n, sharpening * logarithm(sharpened<T>(lanes.load(weights + n), epsilon)));
+  });
+  softmax(scores, result, slots);
 }
 
 // Weights of one head over the slots (equations 5 to 9), from the dot products of its key with every slot.
@@ -171,23 +181,18 @@ inline void address(const HeadScheme& scheme, const T* MEMNETS_RESTRICT emitted,
     continue_ring(ring, slots, half);
     shift_ring(ring, emitted + scheme.shift_at(), shifted, scheme.shift_width, slots);
   }
-  if (scheme.sharpening) {  // w(n)^sharpening, normalised, as a softmax of logarithms (equation 9)
-    const T sharpening = emitted[scheme.sharpening_at()];
-    each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
-      lanes.store(scores + n, sharpening * logarithm(sharpened<T>(lanes.load(shifted + n))));
-    });
-    softmax(scores, weights, slots);
-  }
+  if (scheme.sharpening) sharpen(emitted[scheme.sharpening_at()], shifted, weights, scores, slots);
 }
 
 // Gradient of the sharpening: `d_shifted` from that of the weights.
 template <class T>
 inline T sharpen_backward(T sharpening, const T* MEMNETS_RESTRICT shifted, const T* MEMNETS_RESTRICT weights,
-                          const T* MEMNETS_RESTRICT d_weights, T* MEMNETS_RESTRICT d_shifted, int64_t slots) {
+                          const T* MEMNETS_RESTRICT d_weights, T* MEMNETS_RESTRICT d_shifted, int64_t slots,
+                          T epsilon = T(SHARPEN_EPSILON)) {
   const T mean = dot(weights, d_weights, slots);
   Vector<T> d_sharpening = {};
   each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
-    const Vector<T> weight = lanes.load(shifted + n), base = lanes.otherwise(sharpened<T>(weight), T(1));
+    const Vector<T> weight = lanes.load(shifted + n), base = lanes.otherwise(sharpened<T>(weight, epsilon), T(1));
     const Vector<T> d_score = lanes.load(weights + n) * (lanes.load(d_weights + n) - mean);
     d_sharpening += d_score * logarithm(base);
     lanes.store(d_shifted + n, weight < 0 ? Vector<T>{} : sharpening * d_score * reciprocal(base));

@@ -79,6 +79,8 @@ inline ControllerSizes controller_sizes(const char* op, const Tensor& inputs, co
   return sizes;
 }
 
+constexpr int64_t CHUNK = 12;  // two tiles of rows of a matrix product; so many of the usual memories fit the cache
+
 // What forward and backward pass are given alike.
 struct SequenceCall {
   SequenceCall(const char* op, const Tensor& inputs, const MaybeTensor& given_lengths, const Tensor& read_vectors,
@@ -106,6 +108,7 @@ struct SequenceCall {
   ControllerWeights weights;
   Tensor hidden;  // [batch layers hidden], before the first step
   Tensor start;   // [batch features]: the top layer's, and the read vectors
+  int64_t chunk = CHUNK;  // most sequences that one thread runs step by step together
 };
 
 template <class T>

@@ -37,8 +37,6 @@
 
 namespace memnets {
 
-constexpr int64_t CHUNK = 12;  // most sequences of one matrix product: two tiles of rows; their memories fit the cache
-
 // The results, final state and trace; hidden and cell [batch layers hidden] have no layers with a tanh layer.
 struct SequenceResult {
   ControllerTrace trace;
@@ -59,9 +57,9 @@ struct SequenceGradients {
 
 // Call work(first, end) for chunks of the batch: of about the same size, and as many for each thread.
 template <class Work>
-void for_chunks(int64_t batch, const Work& work) {
-  const int64_t threads = std::min<int64_t>(at::get_num_threads(), batch);
-  const int64_t rounds = (batch + threads * CHUNK - 1) / (threads * CHUNK), count = rounds * threads;
+void for_chunks(const SequenceCall& call, const Work& work) {
+  const int64_t batch = call.sizes.batch, threads = std::min<int64_t>(at::get_num_threads(), batch);
+  const int64_t rounds = (batch + threads * call.chunk - 1) / (threads * call.chunk), count = rounds * threads;
   at::parallel_for(0, count, 1, [&](int64_t from, int64_t to) {
     for (int64_t i = from; i < to; i++) work(i * batch / count, (i + 1) * batch / count);
   });
@@ -117,7 +115,7 @@ SequenceResult run_forward(const SequenceCall& call, const MaybeTensor& cell, bo
                         at::empty({batch, layers, hidden}, flat.options()), Tensor()};
   AT_DISPATCH_FLOATING_TYPES(call.inputs.scalar_type(), "memnets sequence", [&] {
     const PackedWeights weights = PackedWeights::of<scalar_t>(call, true);
-    for_chunks(batch, [&](int64_t first, int64_t end) {
+    for_chunks(call, [&](int64_t first, int64_t end) {
       ControllerForward<scalar_t> controller(call, weights, projected, trace, first, end - first);
       auto heads = make_heads.template operator()<scalar_t>(first, end - first);
       forward_chunk<scalar_t>(call, controller, weights.interface, heads, result);
@@ -200,7 +198,7 @@ void run_backward_loop(const SequenceCall& call, const ControllerTrace& trace, c
                        const MakeHeads& make_heads) {
   AT_DISPATCH_FLOATING_TYPES(call.inputs.scalar_type(), "memnets sequence", [&] {
     const PackedWeights weights = PackedWeights::of<scalar_t>(call, false);
-    for_chunks(call.sizes.batch, [&](int64_t first, int64_t end) {
+    for_chunks(call, [&](int64_t first, int64_t end) {
       ControllerBackward<scalar_t> controller(call, weights, trace, room, first, end - first);
       auto heads = make_heads.template operator()<scalar_t>(first, end - first);
       backward_chunk<scalar_t>(call, controller, weights.interface, heads, room);
