@@ -252,6 +252,13 @@ class TestBadInput:
         assert outputs.isfinite().all()
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
+    def test_autocast_keeps_the_memory_s_precision(self):
+        with torch.autocast("cpu", torch.bfloat16), use_backend("reference"):
+            outputs, state = tiny_sam()(inputs_of("vectors"))
+        outputs.float().sum().backward()
+        assert state.access.memory.dtype == torch.float32
+        assert outputs.isfinite().all()
+
     def test_zero_inputs(self):
         model = tiny_sam()
         outputs, _ = model(torch.zeros(2, 30, 4))

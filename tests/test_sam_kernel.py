@@ -208,6 +208,12 @@ class TestSequence:
         gradients = [torch.autograd.grad(each(given.inputs), given.inputs)[0] for each in (compiled, total)]
         assert_close(*gradients, **DOUBLE)
 
+    def test_autocast_changes_nothing(self):
+        given = problem(dtype=torch.float32)
+        plain = results(kernel, given)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert all(a.equal(b) for a, b in zip(results(kernel, given), plain, strict=True))
+
     def test_second_derivatives_are_refused(self):
         given = problem()
         with pytest.raises(RuntimeError, match="no second derivatives"):
