@@ -147,6 +147,10 @@ def op_arguments(given, keep=True):
     return (given.inputs, given.lengths, *state, *given.weights, *given.scheme, keep)
 
 
+def denormals(tensor):
+    return ((tensor != 0) & (tensor.abs() < torch.finfo(tensor.dtype).tiny)).sum().item()
+
+
 class TestSequence:
     @schemes
     def test_gradients(self, scheme):
@@ -186,6 +190,17 @@ class TestSequence:
         assert features[1, :2].isfinite().all()
         assert features[[0, 2]].isfinite().all()
         assert state.memory[1].isnan().all()
+
+    def test_numbers_below_the_normal_ones_are_zero_in_the_kernel_alone(self):
+        """Processors take a hundred times as long for them; this thread's others must not change."""
+        given = dnc_problem(Shape(slots=50, write_heads=1), scheme=DNCScheme(), dtype=torch.float32)
+        with torch.no_grad():
+            given.state.link.zero_()
+            given.state.precedence_weights.fill_(1e-20)
+            given.weights.interface_bias[20] = 100.0  # the strength of writing
+        assert denormals(dnc_sequence_reference(*given)[1].link)
+        assert not denormals(kernel(*given)[1].link)
+        assert torch.tensor([1e-40]).mul(0.5).item() > 0
 
     def test_steps_beyond_lengths_have_no_part(self):
         given = of_four()._replace(lengths=LENGTHS)
@@ -316,6 +331,18 @@ class TestDNC:
             fused = gradients_of(model, inputs)
         with use_backend("reference"):
             assert_close(fused, gradients_of(model, inputs), **DOUBLE)
+
+    @pytest.mark.parametrize("memory_size", [5, 16, 37, 128])
+    def test_slots_alike_are_treated_alike(self, memory_size):
+        """The first memory has the same in all of them, so that they come into equal use, wherever in a vector."""
+        model = DNC(Spec("vectors", 4, 3), memory_size=memory_size)
+        inputs = torch.rand(2, 3, 4)
+        with use_backend("cpu"):
+            fused, state = model(inputs[:, :2])
+            assert [len(usage.unique()) for usage in state.access.usage] == [2, 2]
+            fused, state = model(inputs)
+        with use_backend("reference"):
+            assert_close([fused, state.access.usage], [model(inputs)[0], model(inputs)[1].access.usage])
 
     def test_what_it_cant_express_runs_step_by_step(self):
         class Other(TemporalLink):

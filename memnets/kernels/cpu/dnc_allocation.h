@@ -1,9 +1,8 @@
 // Which slots a DNC may write to (Graves et al. 2016, Methods, dynamic memory allocation).
 #pragma once
 
-#include <cmath>
+#include <algorithm>
 #include <cstring>
-#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -97,15 +96,14 @@ struct Ascending {
   static Bits bits_of(T number) {
     constexpr Bits SIGN = Bits(1) << (8 * sizeof(T) - 1);
     Bits bits;
-    number += T(0);  // -0 is 0
     std::memcpy(&bits, &number, sizeof bits);
+    if (bits == SIGN) return SIGN;  // -0 is 0
     return bits & SIGN ? ~bits : bits | SIGN;
   }
   std::vector<Slot> sorted, other;
 };
 
-// a(order(j)) = (1 - usage(order(j))) prod_{i<j} usage(order(i)); `passed_on` [slots] receives the products, in order. What
-// is below the normal numbers counts as 0: most slots, if one is unused, and processors are slow with such products.
+// a(order(j)) = (1 - usage(order(j))) prod_{i<j} usage(order(i)); `passed_on` [slots] receives the products, in order.
 template <class T>
 inline void allocate(const T* MEMNETS_RESTRICT usage, T* MEMNETS_RESTRICT allocation, T* MEMNETS_RESTRICT passed_on,
                      Ascending<T>& order, int64_t slots) {
@@ -113,7 +111,7 @@ inline void allocate(const T* MEMNETS_RESTRICT usage, T* MEMNETS_RESTRICT alloca
   std::fill_n(allocation, slots, T(0));
   std::fill_n(passed_on, slots, T(0));
   T product = 1;
-  for (int64_t j = 0; j < slots && !(std::abs(product) < std::numeric_limits<T>::min()); j++) {
+  for (int64_t j = 0; j < slots && product != 0; j++) {  // it is soon 0, at the first slot that isn't in use
     const T used = usage[order[j]];
     passed_on[j] = product;
     allocation[order[j]] = (1 - used) * product;

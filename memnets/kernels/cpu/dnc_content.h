@@ -22,8 +22,8 @@ inline void masked_inverse_norms(const T* MEMNETS_RESTRICT memory, const T* MEMN
   });
 }
 
-// Grow `d_memory`, and the gradients of a head's key and mask, by what similarity gives them: `similarity_backward` of a
-// masked head. `seen`: the key times the mask, with `d_seen_norm` what the key's norm adds per unit of it.
+// `similarity_backward` of a masked head, for the gradients of its key and its mask. `seen`: the key times the mask;
+// -`d_seen_norm` times that is what its norm adds to its gradient.
 template <class T>
 inline void masked_similarity_backward(const T* MEMNETS_RESTRICT memory, T* MEMNETS_RESTRICT d_memory,
                                        const T* MEMNETS_RESTRICT seen, const T* MEMNETS_RESTRICT key,

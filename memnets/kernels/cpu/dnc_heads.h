@@ -1,13 +1,15 @@
 // One step of a DNC's heads for one sequence, forward and backward, and what is kept of it in between.
 #pragma once
 
-#include <cmath>
+#include <utility>
 #include <vector>
 
 #include "controller_weights.h"
+#include "denormals.h"
 #include "dnc_allocation.h"
 #include "dnc_content.h"
 #include "dnc_link.h"
+#include "dnc_weights.h"
 #include "trace.h"
 
 namespace memnets {
@@ -30,94 +32,10 @@ struct DNCTrace {
   Tensor links;     // [batch (steps-1)/interval+1 slots slots]: before every link_interval-th step
 };
 
-// The memory before a write: what the read heads retain of it, with de-allocation. `into` [word slots] receives that.
-template <class T>
-inline const T* before_write(const DNCScheme& scheme, const T* memory, const T* retention, T* MEMNETS_RESTRICT into) {
-  if (!scheme.deallocation) return memory;
-  const int64_t slots = scheme.memory.slots;
-  each_block(scheme.memory.word, [&](auto block, int64_t w) MEMNETS_INLINE {
-    each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
-      const Vector<T> left = lanes.load(retention + n);
-      repeat(block, [&](auto j) MEMNETS_INLINE {
-        lanes.store(into + (w + j) * slots + n, left * lanes.load(memory + (w + j) * slots + n));
-      });
-    });
-  });
-  return into;
-}
-
-// Its gradient: `d_memory` is that of what was retained, then that of the memory; that of the retention is overwritten.
-template <class T>
-inline void before_write_backward(const DNCScheme& scheme, const T* MEMNETS_RESTRICT memory,
-                                  const T* MEMNETS_RESTRICT retention, T* MEMNETS_RESTRICT d_memory,
-                                  T* MEMNETS_RESTRICT d_retention) {
-  const int64_t slots = scheme.memory.slots;
-  std::fill_n(d_retention, slots, T(0));
-  if (!scheme.deallocation) return;
-  each_block(scheme.memory.word, [&](auto block, int64_t w) MEMNETS_INLINE {
-    each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
-      const Vector<T> left = lanes.load(retention + n);
-      Vector<T> sum = lanes.load(d_retention + n);
-      repeat(block, [&](auto j) MEMNETS_INLINE {
-        const int64_t at = (w + j) * slots + n;
-        const Vector<T> change = lanes.load(d_memory + at);
-        sum += change * lanes.load(memory + at);
-        lanes.store(d_memory + at, left * change);
-      });
-      lanes.store(d_retention + n, sum);
-    });
-  });
-}
-
-// write_gate (allocation_gate a(n) + (1 - allocation_gate) c(n))
-template <class T>
-inline void write_weights(const DNCScheme& scheme, const T* sent, const T* MEMNETS_RESTRICT allocation,
-                          const T* MEMNETS_RESTRICT content, T* MEMNETS_RESTRICT weights) {
-  const T share = sent[scheme.allocation_gate_at()], gate = sent[scheme.write_gate_at()];
-  each<T>(scheme.memory.slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
-    lanes.store(weights + n, gate * (share * lanes.load(allocation + n) + (1 - share) * lanes.load(content + n)));
-  });
-}
-
-// Its gradient.
-template <class T>
-inline void write_weights_backward(const DNCScheme& scheme, const T* sent, const T* MEMNETS_RESTRICT allocation,
-                                   const T* MEMNETS_RESTRICT content, const T* MEMNETS_RESTRICT d_weights,
-                                   T* MEMNETS_RESTRICT d_allocation, T* MEMNETS_RESTRICT d_content, T* d_sent) {
-  const T share = sent[scheme.allocation_gate_at()], gate = sent[scheme.write_gate_at()];
-  Vector<T> d_share = {}, d_gate = {};
-  each<T>(scheme.memory.slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
-    const Vector<T> free = lanes.load(allocation + n), found = lanes.load(content + n), change = lanes.load(d_weights + n);
-    d_share += change * (free - found);
-    d_gate += change * (share * free + (1 - share) * found);
-    lanes.store(d_allocation + n, gate * share * change);
-    lanes.store(d_content + n, gate * (1 - share) * change);
-  });
-  d_sent[scheme.allocation_gate_at()] = gate * sum_of<T>(d_share);
-  d_sent[scheme.write_gate_at()] = sum_of<T>(d_gate);
-}
-
-// Read weights of a head, modes . (backward, content, forward); content alone without links.
-template <class T>
-inline void read_weights(const DNCScheme& scheme, const T* sent, const T* traces, int64_t head,
-                         T* MEMNETS_RESTRICT weights) {
-  const int64_t slots = scheme.memory.slots;
-  const T* content = traces + (scheme.content_trace(head) + 1) * slots;
-  if (!scheme.link) {
-    std::copy_n(content, slots, weights);
-    return;
-  }
-  const T *modes = sent + scheme.modes_at(head), *back = traces + (scheme.sharp_backward_trace() + head) * slots;
-  const T* ahead = traces + (scheme.sharp_forward_trace() + head) * slots;
-  each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
-    lanes.store(weights + n, modes[0] * lanes.load(back + n) + modes[1] * lanes.load(content + n) +
-                                 modes[2] * lanes.load(ahead + n));
-  });
-}
-
 // One step of one sequence's heads: activates the interface, allocates, writes, links and reads.
 template <class T>
 struct DNCForward {
+  const FlushDenormals flush;
   const DNCScheme& scheme;
   Trace<T> emitted, rows, traces;
   MemorySteps<T> memories;
@@ -165,15 +83,19 @@ struct DNCForward {
     T* now = links.at(sequence, 0);
     if (t % interval == 0 && t / interval < kept_links.rows)
       std::copy_n(now, links.size, kept_links.at(sequence, t / interval));
-    follow_links(now, written, precedence, state, trace + scheme.forward_trace() * slots, trace + scheme.backward_trace() * slots, num_reads, slots);
+    follow_links(now, written, precedence, state, trace + scheme.forward_trace() * slots,
+                 trace + scheme.backward_trace() * slots, num_reads, slots);
     precedence_after(precedence, written, next + scheme.precedence_row() * slots, slots);
-    for (int64_t h = 0; h < scheme.num_sharpenings() / 2; h++) {
-      const T* powers = sent + scheme.sharpening_at(h);
-      sharpen(powers[0], trace + (scheme.forward_trace() + h) * slots,
-              trace + (scheme.sharp_forward_trace() + h) * slots, content.address.scores.data(), slots, T(LINK_EPSILON));
-      sharpen(powers[1], trace + (scheme.backward_trace() + h) * slots,
-              trace + (scheme.sharp_backward_trace() + h) * slots, content.address.scores.data(), slots, T(LINK_EPSILON));
-    }
+    for (int64_t h = 0; h < scheme.num_sharpenings(); h++)  // two of each head
+      sharpen_found(sent[scheme.sharpening_at(0) + h], h % 2, h / 2, trace);
+  }
+
+  void sharpen_found(T power, bool backward, int64_t head, T* trace) {
+    const int64_t slots = scheme.memory.slots;
+    const int64_t found = backward ? scheme.backward_trace() : scheme.forward_trace();
+    const int64_t sharp = backward ? scheme.sharp_backward_trace() : scheme.sharp_forward_trace();
+    sharpen(power, trace + (found + head) * slots, trace + (sharp + head) * slots, content.address.scores.data(), slots,
+            T(LINK_EPSILON));
   }
 
   void finish(int64_t sequence, int64_t steps) {
@@ -192,6 +114,7 @@ struct DNCGradients {
 // The gradient of `DNCForward::step`.
 template <class T>
 struct DNCBackward {
+  const FlushDenormals flush;
   const DNCScheme& scheme;
   Trace<T> emitted, rows, traces;
   MemorySteps<T> memories;
@@ -199,8 +122,8 @@ struct DNCBackward {
   Trace<T> d_memories, d_rows, d_links;
   ContentScratch<T> content;
   Ascending<T> order;
-  std::vector<T> left, d_left, allocation, d_allocation, passed_on, before, keep, d_found, d_sharp, d_written, d_content,
-      d_emitted;
+  std::vector<T> left, d_left, allocation, d_allocation, passed_on, before, keep;
+  std::vector<T> d_found, d_sharp, d_written, d_content, d_emitted;
   std::vector<int64_t> memories_from, links_from;  // the kept step from which a sequence's were last made again
   int64_t first;
 

@@ -100,8 +100,8 @@ inline void follow_links(T* link, const T* write, const T* precedence, const T* 
   });
 }
 
-// Gradients of `follow_links`: `d_link` is that of the new links, then that of the old ones; those of the write weights,
-// the precedence and the read weights are added to. `link` are the old ones.
+// Gradients of `follow_links`: `d_link` is that of the new links, then that of the old ones, `link`; those of the write
+// weights, the precedence and the read weights are added to.
 template <class T>
 inline void follow_links_backward(const T* link, T* d_link, const T* write, const T* precedence, const T* reads,
                                   const T* d_forward, const T* d_backward, T* d_write, T* d_precedence, T* d_reads,

@@ -1,7 +1,7 @@
 // The whole recurrence of a DNC in one call, forward and backward: controller, allocation, write, links and reads.
 //
-// The reference is memnets/ops/dnc_sequence.py; names and equations are the same. Without links, tensors of them have no
-// slots.
+// The reference is memnets/ops/dnc_sequence.py; names and equations are the same. Tensors of links and precedence have
+// no slots if there are no links.
 #include <torch/library.h>
 
 #include <tuple>
@@ -65,10 +65,10 @@ int64_t link_chunk(int64_t bytes) {
 
 Tensor copy(const Tensor& view) { return view.clone(at::MemoryFormat::Contiguous); }
 
-using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
-                           Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
-                            Tensor, Tensor, Tensor, Tensor, Tensor>;
+using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
+                           Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
+                            Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Forward forward(const Tensor& inputs, const MaybeTensor& lengths, const Tensor& memory, const Tensor& usage,
                 const Tensor& precedence, const Tensor& link, const Tensor& read_weights, const Tensor& write_weights,
@@ -77,8 +77,9 @@ Forward forward(const Tensor& inputs, const MaybeTensor& lengths, const Tensor& 
                 const MaybeTensor& upper_weight, const MaybeTensor& upper_bias, const Tensor& interface_weight,
                 const Tensor& interface_bias, bool mask, bool deallocation, bool linked, bool link_sharpening,
                 bool keep) {
-  const SequenceCall call(OP, inputs, lengths, read_vectors, hidden,
-                          {input_weight, recurrent_weight, bias, upper_weight, upper_bias, interface_weight, interface_bias});
+  const ControllerWeights controller{input_weight, recurrent_weight, bias, upper_weight, upper_bias, interface_weight,
+                                     interface_bias};
+  const SequenceCall call(OP, inputs, lengths, read_vectors, hidden, controller);
   const DNCScheme scheme = dnc_scheme(call, {memory.size(1), memory.size(2), read_weights.size(1), 1}, mask,
                                       deallocation, linked, link_sharpening);
   const DNCState state{memory, usage, precedence, link, read_weights, write_weights};
@@ -111,8 +112,9 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
                   const Tensor& emitted, const Tensor& memories, const Tensor& rows, const Tensor& traces,
                   const Tensor& links, bool mask, bool deallocation, bool linked, bool link_sharpening,
                   bool wants_inputs) {
-  SequenceCall call(OP, inputs, lengths, read_vectors, hidden,
-                          {input_weight, recurrent_weight, bias, upper_weight, upper_bias, interface_weight, interface_bias});
+  const ControllerWeights controller{input_weight, recurrent_weight, bias, upper_weight, upper_bias, interface_weight,
+                                     interface_bias};
+  SequenceCall call(OP, inputs, lengths, read_vectors, hidden, controller);
   const DNCScheme scheme = dnc_scheme(call, {memories.size(3), memories.size(2), read_vectors.size(1), 1}, mask,
                                       deallocation, linked, link_sharpening);
   call.chunk = link_chunk(links.size(2) * links.size(3) * link_interval(call.sizes.steps) * links.element_size());
@@ -148,8 +150,8 @@ TORCH_LIBRARY_FRAGMENT(memnets, library) {
       "Tensor input_weight, Tensor? recurrent_weight, Tensor bias, Tensor? upper_weight, Tensor? upper_bias, "
       "Tensor interface_weight, Tensor interface_bias, bool mask, bool deallocation, bool linked, "
       "bool link_sharpening, bool keep) -> "
-      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
-      "Tensor, Tensor, Tensor, Tensor)",
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "Tensor, Tensor, Tensor, Tensor, Tensor)",
       {at::Tag::pt2_compliant_tag});
   library.def(
       "dnc_sequence_backward(Tensor? d_features, Tensor? d_memory, Tensor? d_usage, Tensor? d_precedence_weights, "
@@ -159,8 +161,8 @@ TORCH_LIBRARY_FRAGMENT(memnets, library) {
       "Tensor interface_bias, Tensor features, Tensor gates, Tensor cells, Tensor hiddens, Tensor emitted, "
       "Tensor memories, Tensor rows, Tensor traces, Tensor links, bool mask, bool deallocation, bool linked, "
       "bool link_sharpening, bool wants_inputs) -> "
-      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
-      "Tensor, Tensor, Tensor)",
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "Tensor, Tensor, Tensor, Tensor)",
       {at::Tag::pt2_compliant_tag});
 }
 
