@@ -4,10 +4,10 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.memnets-ready
 WORKERS ?= auto
 
-.PHONY: train test lint learn tables install clean
+.PHONY: train test lint learn reproduce tables install clean
 
 train: install ## an NTM learns to copy
-	$(PYTHON) scripts/train.py
+	$(PYTHON) scripts/train.py experiment=ntm_copy
 
 test: lint ## static checks, then the quick tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS)
@@ -20,6 +20,10 @@ lint: install ## style, types, import order of the rooms
 
 learn: install ## the long tests: models reach stated errors
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) -m learning
+
+reproduce: install ## train, record and draw what is behind a table: SET=ntm, QUICK=--quick, JOBS=2
+	$(PYTHON) scripts/reproduce.py set=$(SET) jobs=$(or $(JOBS),1) $(QUICK)
+	$(PYTHON) scripts/tables.py
 
 tables: install ## results/*.csv into the tables of README and docs
 	$(PYTHON) scripts/tables.py

@@ -3,11 +3,11 @@
 usage: python scripts/benchmark.py [case=ntm_step,...] [batch=1,16,64] [time=41,...] [slots=128,...] [threads=1]
                                    [seconds=6] [compile=true] [device=cpu] [csv=results/kernels.csv]
 
-case      ops of memnets.ops.cases, and ntm_step, a training step of an NTM; without it all of them
+case      ops of memnets.ops.cases, and ntm_step, dnc_step, sam_step: a training step of each; without it all of them
 batch, time, slots   lists of sizes, in the place of each case's own
 threads   a list; of the CPU
 seconds   per row
-compile   true adds torch.compile: minutes for ntm_step
+compile   true adds torch.compile: minutes for training steps
 device    cpu or cuda; without it a GPU if there is one
 csv       a table to merge the rows into: a row takes the place of the one with its case, sizes, threads and device
 

@@ -1,6 +1,7 @@
 """Train a model on a task, or every point of a sweep; `--help` tells what can be chosen."""
 
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -26,7 +27,8 @@ def main(arguments: list[str]) -> int:
     try:
         if unknown := flags - set(FLAGS.values()):
             raise ConfigError([Problem(word, f"no such option; there are {', '.join(FLAGS)}") for word in unknown])
-        return many(overrides) if "multirun" in flags else one(overrides, show="cfg" in flags)
+        run = many if "multirun" in flags else one
+        return run(overrides, show="cfg" in flags)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -47,9 +49,14 @@ def one(overrides: list[str], show: bool) -> int:
     return code
 
 
-def many(overrides: list[str]) -> int:
+def many(overrides: list[str], show: bool) -> int:
     composed = compose(without_sweeps(overrides))
     jobs = plan(grid_points(composed, overrides))
+    if show:
+        for job in jobs:
+            print(f"# {shlex.join(job.overrides)}")
+            one(job.overrides, show)
+        return 0
     sweep = Sweep(jobs, with_defaults(composed.config)["runtime"]["jobs"], Path(__file__))
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda *_: sweep.stop())

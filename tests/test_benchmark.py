@@ -16,8 +16,9 @@ from memnets.analysis.markdown import updated
 from memnets.analysis.rows import RecordError
 from memnets.benchmark import counting, timing
 from memnets.benchmark import measure as measuring
-from memnets.benchmark.cases import OP_SIZES, STEP, names, problem, sizes_of
+from memnets.benchmark.cases import OP_SIZES, names, problem, sizes_of
 from memnets.benchmark.counting import Traffic, kept_bytes, kernel_bytes, matrix_flops, unmeasured_bytes
+from memnets.benchmark.steps import STEPS
 from memnets.benchmark.timing import Seconds, in_turns, threads
 from memnets.ops.backend import current_backend, use_backend
 from memnets.ops.cases import OPS, Op, Sizes, cases
@@ -65,6 +66,13 @@ class TestScript:
         assert [(row["time"], row["slots"]) for row in rows] == [(2, 8), (2, 16), (4, 8), (4, 16)]
         assert [row["kept_kb"] for row in rows[:2]] < [row["kept_kb"] for row in rows[1:3]]
 
+    def test_a_sparse_memory_costs_the_same_at_any_size(self, capsys):
+        """What it keeps and moves; a time would depend on the machine."""
+        rows = printed(capsys, "case=sam_step", "batch=2", "time=5", "slots=1024,1048576")
+        assert rows[0]["kernel"] == "cpu"
+        for counted in ("reference_mb", "kernel_mb", "reference_kept_kb", "kept_kb"):
+            assert rows[1][counted] == rows[0][counted]
+
     def test_without_a_case_a_table_of_all(self, capsys, tmp_path):
         words = ["batch=1", "slots=8", "time=2", "seconds=0.001", f"csv={tmp_path / KERNELS}"]
         assert script("benchmark").main(words) == 0
@@ -72,9 +80,11 @@ class TestScript:
         assert all(name in table for name in names())
         assert all(name.split()[0] in table for name in [*TIME, *MEMORY])
         rows = read_kernels(tmp_path / KERNELS)
-        assert {row.case for row in rows} == {STEP, *OPS}
+        assert {row.case for row in rows} == {*STEPS, *OPS}
         assert {row.word for row in rows} == {sizes.word for sizes in OP_SIZES}
-        assert {row.kernel for row in rows if row.case != STEP} == {"-"}, "Triton's interpreter is no kernel to time"
+        assert {row.kernel for row in rows if row.case not in STEPS} == {"-"}, (
+            "Triton's interpreter is no kernel to time"
+        )
 
     def test_torch_compile_is_a_column(self, capsys, monkeypatch):
         compiled = []
@@ -157,7 +167,7 @@ class TestCounting:
         assert traffic.bytes == (2 + 3) * 6 * FLOAT
 
     def test_a_kernel_on_the_cpu_counts_its_arguments_and_results(self):
-        made = problem(STEP, Sizes(batch=2, heads=2, slots=8, word=20, time=3))
+        made = problem("ntm_step", Sizes(batch=2, heads=2, slots=8, word=20, time=3))
         counted = kernel_bytes(made.step, "cpu")
         assert counted is not None
         assert counted.backend == "cpu"
@@ -232,7 +242,7 @@ class TestMeasure:
     def made(self, monkeypatch):
         """A training step that notes the backend it runs on, in one round."""
         seen = []
-        made = problem(STEP, Sizes(batch=2, heads=2, slots=8, word=20, time=3))
+        made = problem("ntm_step", Sizes(batch=2, heads=2, slots=8, word=20, time=3))
         noting = replace(made, step=lambda: (seen.append(current_backend()), made.step()))
         monkeypatch.setattr(measuring, "problem", lambda case, sizes, device: noting)
         self.turns = {}
@@ -248,11 +258,11 @@ class TestMeasure:
         return made
 
     def test_each_turn_has_its_backend(self, made):
-        measuring.measure(STEP, made.sizes, 1, 0.0, "cpu", False, measuring.provenance("cpu"))
+        measuring.measure("ntm_step", made.sizes, 1, 0.0, "cpu", False, measuring.provenance("cpu"))
         assert self.turns == {"reference": ["reference"], "kernel": ["auto"], "peak": [], "copy": []}
 
     def test_rates_and_units(self, made):
-        row = measuring.measure(STEP, made.sizes, 1, 0.0, "cpu", False, measuring.provenance("cpu"))
+        row = measuring.measure("ntm_step", made.sizes, 1, 0.0, "cpu", False, measuring.provenance("cpu"))
         assert (row.reference_ms, row.kernel_ms, row.kernel_median_ms, row.ratio) == (500, 500, 1000, 1)
         assert row.gflops == pytest.approx(made.flops / 0.5e9, rel=1e-3)
         assert row.percent_of_peak == pytest.approx(100 * made.flops / (2 * 64**3), rel=1e-3)

@@ -61,5 +61,7 @@ def test_refusals_exit_with_2(
 def test_the_script_prints_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert script("evaluate").main([f"checkpoint={folder}"]) == 0
     assert "bit_errors" in capsys.readouterr().out
+    assert script("evaluate").main([f"checkpoint={folder}", "lengths=2,5"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(folder / "evaluation" / "error_by_length.png")
     assert script("evaluate").main(["--help"]) == 0
     assert script("evaluate").main([]) == 2

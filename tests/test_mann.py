@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_memory import MEMORIES, addressing_of
-from test_models import SPECS, disturb, inputs_of
+from test_models import SPECS, TIME, disturb, inputs_of
 from test_ntm import sigmoid, step_of_controller
 from torch import nn
 from torch.func import functional_call
@@ -19,6 +19,7 @@ from torch.testing import assert_close
 
 from memnets.memory.initial_memory import ConstantMemory, LearnedMemory
 from memnets.memory.lru_access import LRUAccess, least_used
+from memnets.models.base import watch
 from memnets.models.controller import LSTMController
 from memnets.models.mann import MANN
 
@@ -180,6 +181,18 @@ class TestMANN:
         assert state.access.memory.requires_grad
         assert not state.access.usage.requires_grad
 
+    def test_what_heads_emit_is_watched(self):
+        model, inputs = tiny_mann(("key", "strength")), inputs_of("vectors")
+        _, states, emitted = watch(model, inputs)
+        assert {name: value.shape for name, value in emitted.items()} == dict.fromkeys(
+            ["strength", "write_gate"], (TIME, len(inputs), 2)
+        )
+        before = torch.cat([model.initial_state(len(inputs)).access.read_weights[None], read_weights_of(states)])[:-1]
+        where_read = (emitted["write_gate"][..., None] * before).sum(-1)
+        least_used = 1 - emitted["write_gate"]
+        written = torch.stack([state.access.write_weights for state in states]).sum(-1)
+        assert_close(written, where_read + least_used)
+
     def test_recomputing_changes_nothing(self):
         inputs, model, gradients = inputs_of("vectors"), tiny_mann(), []
         for recompute in (False, True):
@@ -194,6 +207,10 @@ class TestMANN:
         outputs.sum().backward()
         assert outputs.isfinite().all()
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def read_weights_of(states):
+    return torch.stack([state.access.read_weights for state in states])
 
 
 def loop_over_heads(access, parts, controller_output, state):

@@ -5,14 +5,13 @@ from __future__ import annotations
 from functools import partial
 from itertools import pairwise
 
-import naive
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sam_loops import loop_over_steps
 from test_models import SPECS, check_gradients, disturb, inputs_of
-from test_ntm import sigmoid, step_of_controller
 from torch.func import functional_call
 from torch.testing import assert_close
 
@@ -21,6 +20,7 @@ from memnets.memory.sam_access import SAMAccess
 from memnets.models.base import trace
 from memnets.models.controller import FeedForwardController, GRUController, LSTMController
 from memnets.models.sam import SAM
+from memnets.ops.backend import use_backend
 from memnets.ops.lru_write import lru_write
 from memnets.ops.sam_sequence import SAMSequenceState, last_access_after, sam_sequence_reference
 from memnets.ops.sequence import SequenceWeights
@@ -41,68 +41,14 @@ def tiny_sam(memory_size=5, controller=LSTMController, hidden_size=4, scale=1.0,
     return model
 
 
-class DenseMemory:
-    """One sequence's memory with all its slots, step by step as the paper has it."""
-
-    def __init__(self, num_slots, word_size, num_heads, k, threshold):
-        self.memory, self.last_access = np.zeros((num_slots, word_size)), np.zeros(num_slots, int)
-        self.read_weights = np.zeros((num_heads, num_slots))
-        self.k, self.threshold, self.clock = k, threshold, 0
-
-    def step(self, interface):
-        """Read vectors of all heads."""
-        self.clock += 1
-        num_slots, word_size = self.memory.shape
-        oldest = sorted(range(num_slots), key=lambda n: (self.last_access[n], n))
-        write_weights, erased, written = np.zeros_like(self.read_weights), np.zeros(num_slots), 0
-        emitted = [split(raw, word_size) for raw in np.split(interface, len(self.read_weights))]
-        for h, (_, _, interpolation, gate, add) in enumerate(emitted):
-            one_hot = np.arange(num_slots) == oldest[h]
-            gamma = sigmoid(interpolation)
-            write_weights[h] = sigmoid(gate) * (gamma * self.read_weights[h] + (1 - gamma) * one_hot)
-            erased, written = erased + one_hot, written + np.outer(write_weights[h], np.tanh(add))
-        self.memory = (1 - erased)[:, None] * self.memory + written
-        self.read_weights = np.stack([self._find(np.tanh(key), np.log1p(np.exp(s))) for key, s, *_ in emitted])
-        self.last_access[(write_weights + self.read_weights).sum(0) > self.threshold] = self.clock
-        return self.read_weights @ self.memory
-
-    def _find(self, key, strength):
-        similarity = [naive.similarity_of("cosine", key, row) for row in self.memory]
-        best = sorted(range(len(similarity)), key=lambda n: (-similarity[n], n))[: self.k]
-        weights = np.zeros(len(similarity))
-        weights[best] = naive.softmax([strength * similarity[n] for n in best])
-        return weights
-
-
-def split(raw, word_size):
-    """Key, strength, interpolation gate, write gate, add."""
-    return raw[:word_size], *raw[word_size : word_size + 3], raw[word_size + 3 :]
-
-
-def loop_over_steps(model, inputs):
-    """Outputs `[batch time output]` and the last memories of a SAM."""
-    weights = {name: value.detach().numpy() for name, value in model.named_parameters()}
-    access, start = model.cell.access, model.initial_state(len(inputs))
-    sizes = access.scheme.memory_size, WORD, access.num_read_heads, access.top_k, access.scheme.threshold
-    memories = [DenseMemory(*sizes) for _ in inputs]
-    controller = [part.detach().numpy() for part in start.controller]
-    read_vectors, outputs = start.read_vectors.detach().numpy(), []
-    for step_inputs in inputs.numpy().swapaxes(0, 1):
-        seen = np.concatenate([step_inputs, read_vectors.reshape(len(inputs), -1)], axis=1)
-        hidden, controller = step_of_controller(weights, seen, controller)
-        interface = hidden @ weights["cell.access.interface.weight"].T + weights["cell.access.interface.bias"]
-        read_vectors = np.stack([memory.step(row) for memory, row in zip(memories, interface, strict=True)])
-        features = np.concatenate([hidden, read_vectors.reshape(len(inputs), -1)], axis=1)
-        outputs.append(features @ weights["output.weight"].T + weights["output.bias"])
-    return np.stack(outputs, axis=1), memories
-
-
 class TestAgainstAllSlots:
     @pytest.mark.parametrize("memory_size", MEMORY_SIZES)
     @pytest.mark.parametrize("controller", CONTROLLERS)
-    def test_outputs_and_memories(self, controller, memory_size):
+    @pytest.mark.parametrize("backend", ["reference", "auto"])
+    def test_outputs_and_memories(self, backend, controller, memory_size):
         model, inputs = tiny_sam(memory_size, controller).double(), inputs_of("vectors", BATCH, 30).double()
-        outputs, state = model(inputs)
+        with use_backend(backend):
+            outputs, state = model(inputs)
         expected, memories = loop_over_steps(model, inputs)
         assert_close(outputs, torch.from_numpy(expected), rtol=1e-8, atol=1e-10)
         for b, dense in enumerate(memories):
@@ -142,10 +88,11 @@ class TestCost:
 class TestOp:
     @pytest.mark.parametrize("memory_size", [5, 1000])
     @pytest.mark.parametrize("controller", [LSTMController, FeedForwardController])
-    def test_is_what_the_model_does(self, controller, memory_size):
+    def test_is_what_the_model_does_step_by_step(self, controller, memory_size):
         model, inputs = tiny_sam(memory_size, controller).double(), inputs_of("vectors", BATCH).double()
         model.output = torch.nn.Identity()
-        outputs, state = model(inputs)
+        with use_backend("reference"):
+            outputs, state = model(inputs)
         features, after = sam_sequence_reference(*arguments(model, inputs))
         assert_close(features, outputs, rtol=1e-12, atol=1e-14)
         assert_close(list(after[:7]), list(state.access), rtol=1e-12, atol=1e-14)
@@ -155,17 +102,15 @@ class TestOp:
         given = arguments(model, inputs)
         features, state = sam_sequence_reference(*given, torch.tensor([4, 0, TIME]))
         for i, length in enumerate((4, 0, TIME)):
-            own = [each[i : i + 1] for each in state if each is not None]
+            own, start = (SAMSequenceState(*(each[i : i + 1] for each in part)) for part in (state, given[1]))
             assert not features[i, length:].any()
             if length:
-                start = SAMSequenceState(*(None if part is None else part[i : i + 1] for part in given[1]))
-                alone, alone_state = sam_sequence_reference(inputs[i : i + 1, :length], start, *given[2:])
+                alone, start = sam_sequence_reference(inputs[i : i + 1, :length], start, *given[2:])
                 assert_close(features[i : i + 1, :length], alone)
-                assert_close([each[:, : alone_state.memory.shape[1]] for each in own[:2]], list(alone_state[:2]))
-                assert_close(own[2:], [each for each in alone_state[2:] if each is not None])
-            else:
-                assert not own[0].any()
-                assert_close(own[2:], [each[i : i + 1] for each in given[1][2:] if each is not None])
+            held = start.memory.shape[1]
+            assert not own.memory[:, held:].any()
+            own = own._replace(memory=own.memory[:, :held], last_access=own.last_access[:, :held])
+            assert_close(list(own), list(start))
 
 
 def arguments(model, inputs):
@@ -267,17 +212,16 @@ class TestGradients:
     def test_every_parameter_gets_one(self, controller):
         check_gradients(tiny_sam(controller=controller), inputs_of("vectors", time=12))
 
+    @pytest.mark.parametrize("backend", ["reference", "auto"])
     @pytest.mark.parametrize("memory_size", [3, 1000])
-    def test_in_float64(self, memory_size):
+    def test_in_float64(self, memory_size, backend):
         model = tiny_sam(memory_size, hidden_size=2, word_size=2, seed=3).double()
-        inputs, (parameter_names, values) = (
-            inputs_of("vectors", 1, 4).double(),
-            zip(*model.named_parameters(), strict=True),
-        )
-        values = [value.detach().clone().requires_grad_() for value in values]
+        inputs, named = inputs_of("vectors", 1, 5).double(), dict(model.named_parameters())
+        values = [value.detach().clone().requires_grad_() for value in named.values()]
 
         def run(*given):
-            outputs, state = functional_call(model, dict(zip(parameter_names, given, strict=True)), (inputs,))
+            with use_backend(backend):
+                outputs, state = functional_call(model, dict(zip(named, given, strict=True)), (inputs,))
             return outputs, state.access.memory, state.access.read_weights, state.access.write_weights
 
         assert torch.autograd.gradcheck(run, values, fast_mode=True)
@@ -294,13 +238,26 @@ class TestBadInput:
         with pytest.raises(ValueError, match="2 heads need as many slots, not 1"):
             lru_write(zeros[:, :1], zeros[:, :1, 0].long(), zeros, zeros.long(), zeros[..., 0], zeros[..., 0], zeros)
 
-    @given(scale=st.floats(-6, 5), seed=st.integers(0, 99), dtype=st.sampled_from([torch.float32, torch.bfloat16]))
-    def test_extreme_parameters_give_finite_values_and_gradients(self, scale, seed, dtype):
+    @given(
+        scale=st.floats(-6, 5),
+        seed=st.integers(0, 99),
+        dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+        backend=st.sampled_from(["reference", "auto"]),
+    )
+    def test_extreme_parameters_give_finite_values_and_gradients(self, scale, seed, dtype, backend):
         model = tiny_sam(scale=10.0**scale, seed=seed).to(dtype)
-        outputs, _ = model(inputs_of("vectors", time=12, seed=seed).to(dtype))
-        outputs.float().square().sum().backward()
+        with use_backend(backend):
+            outputs, _ = model(inputs_of("vectors", time=12, seed=seed).to(dtype))
+            outputs.float().square().sum().backward()
         assert outputs.isfinite().all()
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+    def test_autocast_keeps_the_memory_s_precision(self):
+        with torch.autocast("cpu", torch.bfloat16), use_backend("reference"):
+            outputs, state = tiny_sam()(inputs_of("vectors"))
+        outputs.float().sum().backward()
+        assert state.access.memory.dtype == torch.float32
+        assert outputs.isfinite().all()
 
     def test_zero_inputs(self):
         model = tiny_sam()

@@ -63,16 +63,17 @@ def links(trace: Trace, title: str = "") -> Figure | None:
     side = min(3.2, max(1.8, 0.09 * len(slots)))
     figure = new_figure(1.6 + side * len(moments), side + 1.2)
     panels = list(figure.subplots(1, len(moments), sharex=True, sharey=True, squeeze=False)[0])
-    for axes, step in zip(panels, moments, strict=True):
-        matrix = trace.link[step][np.ix_(places, places)]
-        image = axes.imshow(matrix, cmap=WEIGHTS, vmin=0, vmax=1, interpolation="nearest")
+    matrices = [trace.link[step][np.ix_(places, places)] for step in moments]
+    largest = float(np.nanmax(matrices, initial=1e-6))
+    for axes, matrix, step in zip(panels, matrices, moments, strict=True):
+        image = axes.imshow(matrix, cmap=WEIGHTS, vmin=0, vmax=largest, interpolation="nearest")
         axes.set_title(f"after step {step}", loc="left")
         axes.set_xlabel("slot written before")
         bare(axes)
     slot_ticks(panels[0], slots)
     slot_ticks(panels[0], slots, "x")
     panels[0].set_ylabel("slot written next")
-    colour_bar(image, panels, "link")
+    colour_bar(image, panels, "link", [0.0, largest / 2, largest])
     return _titled(figure, title or f"Links: {stretch(slots, trace.memory_size)}")
 
 

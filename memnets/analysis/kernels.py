@@ -19,7 +19,7 @@ class KernelRecord:
     """One problem, forward and backward: the fields are the CSV's columns. None: there is no such thing.
 
     Attributes:
-        case: an op, or `ntm_step`, a training step of an NTM.
+        case: an op, or a machine's training step, such as `ntm_step`.
         reference_ms: the best of many, in turns with the others; so are all times.
         kernel_ms: of what `auto` picks beside the reference.
         gflops: of the kernel, of the reference where there is none; arithmetic of matrix products alone in an op.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from memnets.analysis.figures import COLOURS, new_figure, styled
+from memnets.analysis.groups import Group
+from memnets.analysis.runs import final
 from memnets.analysis.tables import better
 
 if TYPE_CHECKING:
@@ -64,3 +66,43 @@ def error_by_length(results: Results, trained: tuple[int, int] | None = None, ti
     if title:
         figure.suptitle(title, fontsize=12, color="#222222")
     return figure
+
+
+@styled
+def errors_by_length(groups: Sequence[Group], metric: str) -> Figure | None:
+    """Return one panel: a line per group, its median over seeds at each length, and a band from quartile to quartile.
+
+    None if no group has finished runs with that metric at two lengths.
+    """
+    curves = {group.label: curve for group in groups if len(curve := _curve(group, metric)) > 1}
+    if not curves:
+        return None
+    figure = new_figure(6.5, 3.4 + 0.2 * len(curves))
+    axes = figure.subplots()
+    for (label, curve), colour in zip(curves.items(), COLOURS, strict=False):
+        lengths, values = list(curve), np.array(list(curve.values()))
+        axes.fill_between(lengths, values[:, 0], values[:, 2], color=colour, alpha=0.15, linewidth=0)
+        axes.plot(lengths, values[:, 1], "-o", color=colour, linewidth=1.8, markersize=4, label=label)
+    axes.set_yscale("symlog", linthresh=0.01)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("length")
+    axes.set_ylabel(metric.replace("_", " "))
+    axes.grid(visible=True)
+    axes.set_axisbelow(True)
+    trained = trained_lengths(groups[0].runs[0].config.get("task") or {})
+    if trained is not None:
+        axes.axvspan(*trained, color="#E9EDF2", linewidth=0, zorder=0)
+        axes.set_title(f"grey: trained lengths, {trained[0]} to {trained[1]}", loc="left", fontsize=9, color="#444444")
+    figure.legend(loc="outside lower center", ncols=min(2, len(curves)))
+    return figure
+
+
+def _curve(group: Group, metric: str) -> dict[int, np.ndarray]:
+    """Return lower quartile, median and upper quartile of a group's finished runs at each length."""
+    results = [final(run) for run in group.done]
+    names = {name for result in results for name in result if name.endswith(f"/{metric}")}
+    lengths = {int(match[1]): name for name in names if (match := SET.fullmatch(name.partition("/")[0]))}
+    return {
+        length: np.quantile([result[name] for result in results if name in result], [0.25, 0.5, 0.75])
+        for length, name in sorted(lengths.items())
+    }

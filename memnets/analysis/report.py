@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memnets.analysis.content import emitted, links, memory, usage
-from memnets.analysis.figures import COLOURS, learning_curves, png, save_figure
+from memnets.analysis.figures import COLOURS, curve_metrics, learning_curves, png, save_figure
 from memnets.analysis.groups import Group, group_runs
 from memnets.analysis.heatmaps import draw_memory
-from memnets.analysis.lengths import Results, error_by_length, trained_lengths
+from memnets.analysis.lengths import Results, error_by_length, errors_by_length, trained_lengths
 from memnets.analysis.page import Picture, page
 from memnets.analysis.records import state
 from memnets.analysis.runs import Problem, Run, RunError, read_run
@@ -55,7 +55,7 @@ def make_report(runs: Sequence[Run], problems: Sequence[Problem] = ()) -> Report
 def write_report(report: Report, folder: Path) -> Path:
     """Write `report.html` and its pictures into a folder; return the page."""
     faults = list(report.problems)
-    pictures = [*_curves(report.groups), *_memories(report.groups, faults)]
+    pictures = [*_curves(report.groups), *_lengths(report.groups), *_memories(report.groups, faults)]
     for picture in pictures:
         write_atomic(folder / f"{picture.name}.png", picture.content)
     path = folder / "report.html"
@@ -110,15 +110,32 @@ def _steps(folder: Path, title: str) -> list[Path]:
 
 def _curves(groups: Sequence[Group]) -> Iterator[Picture]:
     """Yield learning curves, a picture per task and at most as many groups on it as there are colours."""
+    for task, number, members in _by_task(groups):
+        figure = learning_curves(members)
+        if figure is not None:
+            name = _slug(f"learning_curves_{task}_{number}")
+            yield Picture(name, f"Learning curves: {task}", "Thin: runs. Thick: their median.", png(figure))
+
+
+def _lengths(groups: Sequence[Group]) -> Iterator[Picture]:
+    """Yield the first metric of each task against length, if its runs were tested at several lengths."""
+    for task, number, members in _by_task(groups):
+        metrics = [name for name in curve_metrics(members) if name != "loss"]
+        figure = errors_by_length(members, metrics[0]) if metrics else None
+        if figure is not None:
+            name = _slug(f"error_by_length_{task}_{number}")
+            caption = "Lines: medians over seeds. Bands: from quartile to quartile."
+            yield Picture(name, f"Beyond the trained lengths: {task}", caption, png(figure))
+
+
+def _by_task(groups: Sequence[Group]) -> Iterator[tuple[str, int, list[Group]]]:
+    """Yield tasks, and their groups, as many at once as there are colours."""
     tasks: dict[str, list[Group]] = {}
     for group in groups:
         tasks.setdefault(_task(group), []).append(group)
     for task, members in tasks.items():
-        for first in range(0, len(members), len(COLOURS)):
-            figure = learning_curves(members[first : first + len(COLOURS)])
-            if figure is not None:
-                name = _slug(f"learning_curves_{task}_{first // len(COLOURS) + 1}")
-                yield Picture(name, f"Learning curves: {task}", "Thin: runs. Thick: their median.", png(figure))
+        for number, first in enumerate(range(0, len(members), len(COLOURS)), start=1):
+            yield task, number, members[first : first + len(COLOURS)]
 
 
 def _memories(groups: Sequence[Group], faults: list[Problem]) -> Iterator[Picture]:

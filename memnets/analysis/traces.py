@@ -12,7 +12,18 @@ from memnets.analysis.runs import RunError
 TRACE = "trace.safetensors"
 IN_USE = 0.05
 EMITTED = "emitted."
-ORDER = ("read_strength", "write_strength", "strength", "gate", "shift", "sharpening")
+ORDER = (
+    "read_strength",
+    "write_strength",
+    "strength",
+    "gate",
+    "shift",
+    "sharpening",
+    "free_gates",
+    "allocation_gate",
+    "write_gate",
+    "read_modes",
+)
 """Emitted parts come in the order in which addressing uses them, others after."""
 
 SHAPES = {

@@ -10,8 +10,9 @@ import torch
 
 from memnets.analysis.kernels import KernelRecord
 from memnets.analysis.rows import commit_of, device_of
-from memnets.benchmark.cases import Problem, Step, problem
+from memnets.benchmark.cases import problem
 from memnets.benchmark.counting import kept_bytes, kernel_bytes, matrix_flops, reference_bytes, unmeasured_bytes
+from memnets.benchmark.problem import Problem, Step
 from memnets.benchmark.timing import Seconds, copy, copy_bytes, in_turns, product, product_flops, threads
 from memnets.ops.backend import Backend, use_backend
 from memnets.ops.cases import Sizes

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from memnets.analysis.kernels import MEMORY, TEXT, TIME, KernelRecord, cells
 
-WIDTH = 160
+WIDTH = 170
 """Characters of a line where there is no terminal."""
 
 NOTES = """\

@@ -89,8 +89,7 @@ class LRUAccess(Access):
         self, controller_output: Float[Tensor, "batch hidden"], state: LRUAccessState
     ) -> tuple[Float[Tensor, "batch heads word"], LRUAccessState]:
         """Read vectors, and the state after this step's writes."""
-        interface = split_heads(self.interface(controller_output), self.num_read_heads)
-        address, gate = interface[..., : self._address_size], self.write_gate.emit(interface[..., self._address_size :])
+        address, gate = self._emit(controller_output)
         key = self.addressing.emit(address, self.word_size)["key"]
         unused = least_used(state.usage, self.num_read_heads)
         write_weights = torch.lerp(unused, state.read_weights, gate[..., None])
@@ -100,6 +99,20 @@ class LRUAccess(Access):
         return read_weights @ memory, LRUAccessState(
             memory, self.usage_decay * state.usage + used, read_weights, write_weights
         )
+
+    def emitted(self, controller_output: Float[Tensor, "batch hidden"]) -> dict[str, Float[Tensor, "batch heads ..."]]:
+        """What of strength, gate, shift and sharpening there is to reading, and the write gate."""
+        address, gate = self._emit(controller_output)
+        emitted = self.addressing.emit(address, self.word_size)
+        return {name: value for name, value in emitted.items() if name != "key"} | {"write_gate": gate}
+
+    def _emit(
+        self, controller_output: Float[Tensor, "batch hidden"]
+    ) -> tuple[Float[Tensor, "batch heads address"], Float[Tensor, "batch heads"]]:
+        """What addressing takes of the interface, and write gates."""
+        interface = split_heads(self.interface(controller_output), self.num_read_heads)
+        address, gate = interface.tensor_split([self._address_size], dim=-1)
+        return address, self.write_gate.emit(gate)
 
 
 def least_used(usage: Float[Tensor, "batch slots"], num_heads: int) -> Float[Tensor, "batch {num_heads} slots"]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from memnets.contracts import reset_rows
 from memnets.memory.access import Access, check_sizes, make_interface
+from memnets.memory.addressing import split_heads
 from memnets.ops.sam_sequence import SAMAccessState, SAMScheme, access_step, with_room
 
 
@@ -44,11 +46,11 @@ class SAMAccess(Access):
         nothing = weight.new_zeros(batch_size, heads, k + 1)
         return SAMAccessState(
             memory=weight.new_zeros(batch_size, 0, self.word_size),
+            read_weights=nothing[..., :k],
+            write_weights=nothing,
             last_access=slots.new_zeros(batch_size, 0),
             clock=slots.new_zeros(batch_size),
-            read_weights=nothing[..., :k],
             read_slots=slots[..., :k],
-            write_weights=nothing,
             write_slots=slots.clamp_max(self.scheme.memory_size - 1),
         )
 
@@ -58,6 +60,16 @@ class SAMAccess(Access):
         """Read vectors, and the state after this step, which may hold heads + k more slots."""
         state = with_room(state, 1, self.scheme.memory_size)
         return access_step(self.interface(controller_output), state, self.scheme.threshold)
+
+    def emitted(self, controller_output: Float[Tensor, "batch hidden"]) -> dict[str, Float[Tensor, "batch heads ..."]]:
+        """Strength and gates of every head, by name, for pictures."""
+        raw = split_heads(self.interface(controller_output), self.num_read_heads)
+        strength, interpolation_gate, write_gate = raw[..., self.word_size : self.word_size + 3].unbind(-1)
+        return {
+            "strength": F.softplus(strength),
+            "interpolation_gate": torch.sigmoid(interpolation_gate),
+            "write_gate": torch.sigmoid(write_gate),
+        }
 
     def restart(self, state: SAMAccessState, starts: Bool[Tensor, " batch"]) -> SAMAccessState:
         """The state with marked rows at their beginning; it holds no more slots than the rows together use."""

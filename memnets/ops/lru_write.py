@@ -19,10 +19,10 @@ def lru_write(
 ) -> tuple[Float[Tensor, "batch slots word"], Float[Tensor, "batch heads places"], Int[Tensor, "batch heads places"]]:
     """The memory after the write, and weights and indices of the k + 1 slots each head wrote to.
 
-    w_h = write_gate_h · (interpolation_gate_h · r_h + (1 - interpolation_gate_h) · e_h) (equation 5), r_h being
-    what the head read a step ago and e_h one slot: the least recently used one for head 0, the next for head 1 and on,
-    of equal ones the lower first. Then M' = (1 - R) M + Σ_h w_h add_h (equation 2), where R is 1 in the rows of the
-    e_h: these alone are erased, before the write. The choice of slots has no gradient.
+    w_h = write_gate_h · (interpolation_gate_h · r_h + (1 - interpolation_gate_h) · e_h), r_h being what the head read a
+    step ago and e_h one slot: the least recently used one for head 0, the next for head 1 and on, of equal ones the
+    lower first. Then M' = (1 - R) M + Σ_h w_h add_h, where R is 1 in the rows of the e_h: these alone are erased,
+    before the write. The choice of slots has no gradient.
 
     Raises:
         ValueError: fewer slots than heads.

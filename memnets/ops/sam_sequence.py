@@ -17,9 +17,17 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from memnets.kernels.cpu.sam_sequence import SAM_SEQUENCE
 from memnets.ops import backend
 from memnets.ops.lru_write import lru_write
-from memnets.ops.sequence import SequenceWeights, check_lengths, controller_step, run_steps
+from memnets.ops.sequence import (
+    SequenceWeights,
+    check_lengths,
+    controller_step,
+    cpu_obstacle,
+    in_one_precision,
+    run_steps,
+)
 from memnets.ops.sparse_access import sparse_read
 from memnets.ops.sparse_content import sparse_content_address
 
@@ -38,11 +46,11 @@ class SAMAccessState(NamedTuple):
     """
 
     memory: Float[Tensor, "batch touched word"]
+    read_weights: Float[Tensor, "batch heads k"]
+    write_weights: Float[Tensor, "batch heads places"]
     last_access: Int[Tensor, "batch touched"]
     clock: Int[Tensor, " batch"]
-    read_weights: Float[Tensor, "batch heads k"]
     read_slots: Int[Tensor, "batch heads k"]
-    write_weights: Float[Tensor, "batch heads places"]
     write_slots: Int[Tensor, "batch heads places"]
 
 
@@ -50,11 +58,11 @@ class SAMSequenceState(NamedTuple):
     """What passes from step to step: a SAMAccessState's tensors; `hidden` and `cell` are None without an LSTM."""
 
     memory: Float[Tensor, "batch touched word"]
+    read_weights: Float[Tensor, "batch heads k"]
+    write_weights: Float[Tensor, "batch heads places"]
     last_access: Int[Tensor, "batch touched"]
     clock: Int[Tensor, " batch"]
-    read_weights: Float[Tensor, "batch heads k"]
     read_slots: Int[Tensor, "batch heads k"]
-    write_weights: Float[Tensor, "batch heads places"]
     write_slots: Int[Tensor, "batch heads places"]
     read_vectors: Float[Tensor, "batch heads word"]
     hidden: Float[Tensor, "batch layers hidden"] | None
@@ -95,8 +103,14 @@ def run_kernel(
 ) -> Result | None:
     """Return the same from a kernel; None if none serves, for callers with a step of their own to fall back on."""
     check_lengths(lengths, inputs.shape[1])
-    backend.choose("sam_sequence", {})
-    return None
+    given = (inputs, lengths, *state, *weights)
+    obstacles = {"cpu": lambda: cpu_obstacle("sam_sequence", SAM_SEQUENCE.register, given)}
+    if backend.choose("sam_sequence", obstacles) == "reference":
+        return None
+    access = with_room(SAMAccessState(*state[:7]), inputs.shape[1], scheme.memory_size)
+    given = (inputs, lengths, *access, *state[7:], *weights)
+    features, *after = in_one_precision(SAM_SEQUENCE.run, given, (scheme.threshold,))
+    return features, SAMSequenceState(*after)
 
 
 def sam_sequence_reference(
@@ -142,7 +156,7 @@ def access_step(
     weights, slots = torch.cat([write_weights, read_weights], -1), torch.cat([write_slots, read_slots], -1)
     clock = state.clock + 1
     last_access = last_access_after(state.last_access, clock, weights, slots, threshold)
-    after = SAMAccessState(memory, last_access, clock, read_weights, read_slots, write_weights, write_slots)
+    after = SAMAccessState(memory, read_weights, write_weights, last_access, clock, read_slots, write_slots)
     return sparse_read(memory, read_weights, read_slots), after
 
 

@@ -22,8 +22,7 @@ INSTANCES = (1, 2, 5, 10)
 """Which drawing of its class an accuracy is reported for: the first can only be guessed."""
 
 NOVEL = 5.0
-"""Farther from every earlier drawing than this, in root of summed squared ink, the oracle takes one to be of a class
-not yet named: most drawings of different characters are."""
+"""Farther than this from all earlier drawings, in root of summed squared ink, the oracle takes a drawing for new."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,12 +149,10 @@ class Omniglot(Task):
             there = ", ".join(dict.fromkeys(characters.alphabets))
             raise DataError(f"Omniglot: no alphabet {', '.join(unknown)} for {split}: there are {there}")
         images = characters.images[np.isin(characters.alphabets, names)]
-        for needed, found, name in zip(
-            (self.num_classes, self.num_examples), images.shape, ("num_classes", "num_examples"), strict=False
-        ):
-            if found < needed:
-                what = "characters" if name == "num_classes" else "drawings of each character"
-                raise DataError(f"Omniglot: {split} has {found} {what}: too few for task.{name}={needed}")
+        counts = {"num_classes": "characters", "num_examples": "drawings of each character"}
+        for found, (name, what) in zip(images.shape, counts.items(), strict=False):
+            if found < getattr(self, name):
+                raise DataError(f"Omniglot: {split} has {found} {what}: too few for task.{name}={getattr(self, name)}")
         margin = [(0, 0), (0, 0), (self.max_shift, self.max_shift), (self.max_shift, self.max_shift)]
         return np.pad(images, margin).reshape(*images.shape[:2], -1)
 

@@ -122,7 +122,7 @@ class RuntimeSettings:
         resume: `auto` continues an unfinished run in its folder, `never` starts it anew (the old folder is kept under
             another name); a path starts from that checkpoint.
         jobs: runs of a sweep side by side; threads are divided among them.
-        pictures: draw the learning curve and the addressing heat map at the end.
+        pictures: at the end draw the learning curve, the heads' weights, and a page to step through a sequence.
     """
 
     device: str = "auto"

@@ -15,6 +15,11 @@ from torch import Tensor
 Tensors = tuple[Tensor | None, ...]
 Shapes = list[tuple[int, ...]]
 
+
+class Integers(tuple[int, ...]):
+    """Shape of a tensor of whole numbers."""
+
+
 NUM_WEIGHTS = 7
 """Input, recurrent and bias, upper and its bias, interface and its bias."""
 
@@ -44,12 +49,15 @@ class CPUSequence:
         num_state: how many tensors the memory's state has.
         trace_shapes: shapes of the traces its memory leaves behind, from sizes, state and options.
         state_shapes: those of the state, from read vectors and the traces, which options follow.
+        num_integers: how many tensors at the state's end are whole numbers. They have no gradients: the op of the
+            gradient neither takes nor gives any for them, and `state_shapes` has none.
     """
 
     name: str
     num_state: int
     trace_shapes: Callable[[SequenceSizes, tuple[Tensor, ...], tuple[Any, ...]], Shapes]
     state_shapes: Callable[[Tensor, tuple[Any, ...]], Shapes]
+    num_integers: int = 0
 
     @property
     def num_tensors(self) -> int:
@@ -58,8 +66,13 @@ class CPUSequence:
 
     @property
     def num_results(self) -> int:
-        """Results that have gradients: features, then the state; the others are kept for the backward pass."""
+        """Features, then the state; the others are kept for the backward pass."""
         return 1 + self.num_state + 3
+
+    @property
+    def num_gradients(self) -> int:
+        """Results that have gradients."""
+        return self.num_results - self.num_integers
 
     @property
     def forward(self) -> Any:
@@ -105,14 +118,17 @@ class CPUSequence:
     def gradient(self, ctx: Any, *gradients: Tensor | None) -> Tensors:
         """Gradients of the forward op's arguments."""
         saved = ctx.saved_tensors  # once: under activation checkpointing, that computes them again
-        found = self.backward(*gradients[: self.num_results], *saved, *ctx.options)
+        integers_at = 1 + self.num_state - self.num_integers
+        given = *gradients[:integers_at], *gradients[1 + self.num_state : self.num_results]
+        found = self.backward(*given, *saved, *ctx.options)
         recurrent, upper = saved[5], saved[7]
-        hidden_at = 2 + self.num_state
+        hidden_at = 1 + integers_at
         absent = set() if recurrent is not None else {hidden_at, hidden_at + 1, hidden_at + 3}
         absent |= set() if upper is not None else {hidden_at + 5, hidden_at + 6}
         absent |= set() if ctx.options[-1] else {0}
         first, *others = (None if i in absent else gradient for i, gradient in enumerate(found))
-        return (first, None, *others, *[None] * len(ctx.options))
+        state = *others[: integers_at - 1], *[None] * self.num_integers
+        return first, None, *state, *others[integers_at - 1 :], *[None] * len(ctx.options)
 
     def _fake_forward(self, *arguments: Any) -> tuple[Tensor, ...]:
         inputs, _lengths, *rest = arguments[: self.num_tensors]
@@ -124,7 +140,9 @@ class CPUSequence:
         layers, lower = _layers(weights)
         shapes = [
             (batch, time, hidden + read_vectors[0].numel()),
-            *(part.shape for part in (*state, read_vectors)),
+            *(part.shape for part in state[: self.num_state - self.num_integers]),
+            *(Integers(part.shape) for part in state[self.num_state - self.num_integers :]),
+            read_vectors.shape,
             (batch, layers, hidden),
             (batch, layers, hidden),
             (batch, steps, layers, weights[0].shape[0]),
@@ -132,10 +150,10 @@ class CPUSequence:
             (batch, states, lower, hidden),
             *self.trace_shapes(SequenceSizes(batch, interface, steps, states, keep), state, tuple(options)),
         ]
-        return tuple(inputs.new_empty(shape) for shape in shapes)
+        return tuple(_empty(inputs, shape) for shape in shapes)
 
     def _fake_backward(self, *arguments: Any) -> tuple[Tensor, ...]:
-        inputs, _lengths, read_vectors, _hidden, *rest = arguments[self.num_results :]
+        inputs, _lengths, read_vectors, _hidden, *rest = arguments[self.num_gradients :]
         weights, traces = rest[:NUM_WEIGHTS], tuple(rest[NUM_WEIGHTS + 4 :])
         interface, (layers, lower) = weights[5], _layers(weights)
         (gates, _), hidden, batch = weights[0].shape, interface.shape[1], len(inputs)
@@ -154,6 +172,10 @@ class CPUSequence:
             interface[:, 0].shape,
         ]
         return tuple(inputs.new_empty(shape) for shape in shapes)
+
+
+def _empty(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return like.new_empty(shape, dtype=torch.int64 if isinstance(shape, Integers) else None)
 
 
 def _layers(weights: list[Tensor | None]) -> tuple[int, int]:
