@@ -18,7 +18,9 @@ from memnets.models.sam_sequence import SAM_SEQUENCE
 class SAM(Machine):
     """Heads that each read and write a few slots, so that a step costs the same in a small memory as in a vast one.
 
-    Heads and reads are the paper's; memory and word are the NTM's, to compare with.
+    Heads and reads are the paper's; memory and word are the NTM's, to compare with. Every head takes the slot that was
+    unused for longest at every step, so that after memory_size / num_heads steps the first things written are lost if
+    nothing was read since: long sequences need more slots, which cost nothing until they are used.
 
     Args:
         spec: the task's sizes.
