@@ -165,3 +165,11 @@ class TestCommandLine:
     def test_printing_the_configuration(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert script("train").main(["--cfg", *TINY]) == 0
         assert yaml.safe_load(capsys.readouterr().out) == tiny_config()
+
+    def test_printing_every_point_of_a_sweep_trains_none(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        assert script("train").main(["-m", "--cfg", *TINY, f"runtime.runs_dir={tmp_path}", "seed=3,4"]) == 0
+        first, second = yaml.safe_load_all(capsys.readouterr().out.replace("# ", "---\n# "))
+        assert (first["seed"], second["seed"]) == (3, 4)
+        assert not list(tmp_path.iterdir())

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
-from run_folders import write_run
+from run_folders import ERRORS, write_run
 from safetensors.numpy import save_file
 from test_figures import arrays_of, make_trace
 
-from memnets.analysis.lengths import error_by_length, trained_lengths
-from memnets.analysis.report import draw_evaluation
+from memnets.analysis.groups import group_runs
+from memnets.analysis.lengths import error_by_length, errors_by_length, trained_lengths
+from memnets.analysis.report import draw_evaluation, make_report, write_report
+from memnets.analysis.runs import find_runs
 
 BY_LENGTH = {f"length_{length}": {"loss": 1.0, "bit_errors": length / 4} for length in (40, 8, 20)}
 
@@ -41,3 +46,35 @@ class TestErrorByLength:
     def test_the_trained_range_is_the_tasks_own(self):
         assert trained_lengths({"max_length": 20, "eval_sequences": 4, "min_length": 1}) == (1, 20)
         assert trained_lengths({"max_age": 20}) is None
+
+
+class TestErrorsByLength:
+    def test_median_and_quartiles_over_seeds(self, tmp_path):
+        runs = [read(with_lengths(write_run(tmp_path, seed=seed), error)) for seed, error in ERRORS.items()]
+        (axes,) = errors_by_length(group_runs(runs), "bit_errors").axes
+        np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[40, 0.5], [80, 1.0]])
+        band = axes.collections[0].get_paths()[0].vertices
+        low, high = np.percentile(list(ERRORS.values()), [25, 75])
+        np.testing.assert_allclose([band[:, 1].min(), band[:, 1].max()], [low, 2 * high])
+
+    def test_one_length_is_no_figure(self, tmp_path):
+        assert errors_by_length(group_runs([read(write_run(tmp_path))]), "bit_errors") is None
+
+    def test_a_report_draws_it(self, tmp_path):
+        for seed, error in ERRORS.items():
+            with_lengths(write_run(tmp_path / "runs", seed=seed), error)
+        write_report(make_report(find_runs([tmp_path / "runs"])[0]), tmp_path / "out")
+        assert (tmp_path / "out" / "error_by_length_copy_1.png").exists()
+
+
+def with_lengths(folder: Path, error: float) -> Path:
+    """A run that was tested at length 80 too, where it errs twice as often as at 40."""
+    row = {"step": 400, "sequences": 6400, "split": "length_80", "bit_errors": 2 * error}
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    return folder
+
+
+def read(folder: Path):
+    (run,), _ = find_runs([folder])
+    return run
