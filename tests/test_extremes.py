@@ -82,6 +82,19 @@ def test_no_nan_in_values_nor_gradients(name, exponent, memory, inputs, controll
 
 @every_machine
 @both_backends
+def test_autocast_keeps_the_memory_s_precision(name, backend):
+    model = machine(name)
+    with torch.autocast("cpu", torch.bfloat16), use_backend(backend):
+        _, state = model(torch.randn(2, 3, 4))
+        outputs, state = model(torch.randn(2, 3, 4), state)
+    outputs.float().sum().backward()
+    assert state.access.memory.dtype == torch.float32
+    assert outputs.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@every_machine
+@both_backends
 def test_more_steps_than_slots(name, backend):
     model = machine(name)
     with use_backend(backend):
