@@ -38,6 +38,8 @@ def main(words: list[str]) -> int:
         sweeps = sweeps_of(name)
         if paths:
             raise UsageError(f"{paths[0]}: no paths are taken; --help tells more")
+        if not values["jobs"].isdecimal() or not int(values["jobs"]):
+            raise UsageError(f"jobs={values['jobs']}: give a whole number from 1 on")
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

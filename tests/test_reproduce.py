@@ -20,8 +20,16 @@ class TestReproduce:
         sweeps = [word.partition("=")[2] for command in commands for word in command if word.startswith("sweep=")]
         assert sweeps == [sweep for sweep in sorted(choices("sweep")) if sweep == name or sweep.startswith(f"{name}_")]
 
-    @pytest.mark.parametrize(("words", "told"), [(["set=nmt"], "no configs/sweep/nmt.yaml; there are"), ([], "set=?")])
-    def test_what_is_no_set_is_refused(self, words, told, capsys):
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            (["set=nmt"], "no configs/sweep/nmt.yaml; there are"),
+            ([], "set=?"),
+            (["set=ntm", "jobs=x", "--list"], "jobs=x: give a whole number"),
+            (["set=ntm", "jobs=0", "--list"], "jobs=0: give a whole number"),
+        ],
+    )
+    def test_what_can_t_be_done_is_refused(self, words, told, capsys):
         assert script("reproduce").main(words) == 2
         assert told in capsys.readouterr().err
 

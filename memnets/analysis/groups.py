@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -126,6 +127,7 @@ def _words(command: str) -> list[str]:
 
 
 def _portable(command: str) -> str:
+    command = re.sub(r"^python \S*/(?=scripts/\w+\.py )", "python ", command)  # from the project's own folder
     return " ".join(word for word in command.split() if not word.lstrip("+").startswith(HOUSEKEEPING))
 
 

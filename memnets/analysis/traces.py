@@ -145,7 +145,7 @@ def heaviest(weights: np.ndarray, count: int) -> np.ndarray:
 
 
 def _check(path: Path, known: dict[str, np.ndarray], emitted: dict[str, np.ndarray]) -> None:
-    """Refuse tensors that don't fit together, or that hold what is no number."""
+    """Refuse tensors that don't fit together."""
     sizes: dict[str, set[int]] = {}
     wrong = [name for name, array in known.items() if array.ndim != len(SHAPES[name].split()) or 0 in array.shape]
     for name in known.keys() - set(wrong):

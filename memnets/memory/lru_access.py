@@ -89,10 +89,11 @@ class LRUAccess(Access):
         self, controller_output: Float[Tensor, "batch hidden"], state: LRUAccessState
     ) -> tuple[Float[Tensor, "batch heads word"], LRUAccessState]:
         """Read vectors, and the state after this step's writes."""
-        address, gate = self._emit(controller_output)
+        address, gates = self._emit(controller_output)
+        gate = gates[..., None]
         key = self.addressing.emit(address, self.word_size)["key"]
         unused = least_used(state.usage, self.num_read_heads)
-        write_weights = torch.lerp(unused, state.read_weights, gate[..., None])
+        write_weights = gate * state.read_weights + (1 - gate) * unused
         memory = state.memory * (1 - unused.sum(1)[..., None]) + write_weights.mT @ key
         read_weights = self.addressing(address, memory, state.read_weights)
         used = (read_weights + write_weights).sum(1).detach()

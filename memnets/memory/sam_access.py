@@ -10,7 +10,7 @@ from torch import Tensor
 from memnets.contracts import reset_rows
 from memnets.memory.access import Access, check_sizes, make_interface
 from memnets.memory.addressing import split_heads
-from memnets.ops.sam_sequence import SAMAccessState, SAMScheme, access_step, with_room
+from memnets.ops.sam_sequence import SAMAccessState, SAMScheme, access_step, check_threshold, with_room
 
 
 class SAMAccess(Access):
@@ -24,7 +24,7 @@ class SAMAccess(Access):
         word_size: width of a slot.
         num_heads: at least 1; each writes and reads.
         top_k: slots that a head reads.
-        threshold: weight above which a slot counts as used.
+        threshold: weight, at least 0, above which a slot counts as used.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class SAMAccess(Access):
         for name, size in (("num_heads", num_heads), ("top_k", top_k)):
             if size > memory_size:
                 raise ValueError(f"{name} must be at most memory_size, which is {memory_size}, not {size}")
+        check_threshold(threshold)
         self.top_k = top_k
         self.scheme = SAMScheme(memory_size, threshold)
         self.interface = make_interface(controller_size, num_heads * (2 * word_size + 3))

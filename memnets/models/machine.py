@@ -16,6 +16,7 @@ from memnets.models.base import InputLayer, SequenceModel, check_spec
 from memnets.models.controller import Controller
 from memnets.models.fused import FusedSequence, run_fused
 from memnets.models.recompute import recomputed
+from memnets.ops.sequence import check_steps
 
 
 class MachineState(NamedTuple):
@@ -92,10 +93,16 @@ class Machine(SequenceModel):
     def forward(
         self, inputs: Shaped[Tensor, "batch time *width"], state: MachineState | None = None
     ) -> tuple[Float[Tensor, "batch time output"], MachineState]:
-        """Logits at every step, and the state after the last."""
+        """Logits at every step, and the state after the last.
+
+        Raises:
+            ValueError: inputs without steps.
+        """
+        seen = self.input(inputs)
+        check_steps(seen)
         state = self.initial_state(inputs.shape[0]) if state is None else state
         run = recomputed(self._run) if self.recompute else self._run
-        features, state = run(self.input(inputs), state)
+        features, state = run(seen, state)
         return self.output(features), state
 
     def compiled_part(self) -> nn.Module:

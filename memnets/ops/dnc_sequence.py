@@ -94,9 +94,9 @@ def dnc_sequence(
 
     Raises:
         BackendError: the backend asked for by name can't serve the call.
-        ValueError: sharpening without links, a state with links that the scheme hasn't or without those it has, or
-            lengths beyond the steps there are (on a GPU, where looking would take time, such lengths are cut to what
-            there is).
+        ValueError: sharpening without links, a state with links that the scheme hasn't or without those it has, no
+            steps, or lengths beyond the steps there are (on a GPU, where looking would take time, such lengths are cut
+            to what there is).
     """
     given = (inputs, state, weights, scheme, lengths)
     return run_kernel(*given) or dnc_sequence_reference(*given)

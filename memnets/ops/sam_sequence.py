@@ -87,8 +87,9 @@ def sam_sequence(
 
     Raises:
         BackendError: the backend asked for by name can't serve the call.
-        ValueError: more heads or reads than slots, or lengths beyond the steps there are (on a GPU, where looking would
-            take time, such lengths are cut to what there is).
+        ValueError: more heads or reads than slots, a state of more slots than there are, a threshold below 0, no steps,
+            or lengths beyond the steps there are (on a GPU, where looking would take time, such lengths are cut to what
+            there is).
     """
     given = (inputs, state, weights, scheme, lengths)
     return run_kernel(*given) or sam_sequence_reference(*given)
@@ -102,7 +103,7 @@ def run_kernel(
     lengths: Int[Tensor, " batch"] | None = None,
 ) -> Result | None:
     """Return the same from a kernel; None if none serves, for callers with a step of their own to fall back on."""
-    check_lengths(lengths, inputs.shape[1])
+    _check(state, scheme, lengths, inputs.shape[1])
     given = (inputs, lengths, *state, *weights)
     obstacles = {"cpu": lambda: cpu_obstacle("sam_sequence", SAM_SEQUENCE.register, given)}
     if backend.choose("sam_sequence", obstacles) == "reference":
@@ -111,6 +112,25 @@ def run_kernel(
     given = (inputs, lengths, *access, *state[7:], *weights)
     features, *after = in_one_precision(SAM_SEQUENCE.run, given, (scheme.threshold,))
     return features, SAMSequenceState(*after)
+
+
+def _check(state: SAMSequenceState, scheme: SAMScheme, lengths: Tensor | None, steps: int) -> None:
+    heads, k = state.read_slots.shape[1:]
+    for what, size in (("heads", heads), ("reads of a head", k), ("slots in the state", state.memory.shape[1])):
+        if size > scheme.memory_size:
+            raise ValueError(f"{what} must be at most memory_size, which is {scheme.memory_size}, not {size}")
+    check_threshold(scheme.threshold)
+    check_lengths(lengths, steps)
+
+
+def check_threshold(threshold: float) -> None:
+    """Refuse one by which slots that nobody touched would count as used.
+
+    Raises:
+        ValueError: it is below 0.
+    """
+    if not threshold >= 0:
+        raise ValueError(f"threshold must be at least 0, not {threshold}")
 
 
 def sam_sequence_reference(

@@ -66,7 +66,12 @@ def run_steps(
     state: State,
     lengths: Int[Tensor, " batch"] | None,
 ) -> tuple[Float[Tensor, "batch time features"], State]:
-    """Features of every step and the state after the last; one that has ended has features 0, its state stays."""
+    """Features of every step and the state after the last; one that has ended has features 0, its state stays.
+
+    Raises:
+        ValueError: inputs without steps.
+    """
+    check_steps(inputs)
     features = []
     for index, step_inputs in enumerate(inputs.unbind(dim=1)):
         step_features, after = step(step_inputs, state)
@@ -81,6 +86,16 @@ def run_steps(
 
 def _where(runs_on: Tensor, new: Any, old: Any) -> Any:
     return None if new is None else torch.where(runs_on.view(-1, *[1] * (new.ndim - 1)), new, old)
+
+
+def check_steps(inputs: Float[Tensor, "batch time input"]) -> None:
+    """Refuse sequences of nothing.
+
+    Raises:
+        ValueError: inputs without steps.
+    """
+    if not inputs.shape[1]:
+        raise ValueError(f"a sequence needs at least one step, but inputs {list(inputs.shape)} have none")
 
 
 def check_lengths(lengths: Int[Tensor, " batch"] | None, steps: int) -> None:
