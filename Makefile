@@ -7,7 +7,7 @@ WORKERS ?= auto
 .PHONY: train test lint learn reproduce tables install clean
 
 train: install ## an NTM learns to copy
-	$(PYTHON) scripts/train.py experiment=ntm_copy
+	$(PYTHON) scripts/train.py
 
 test: lint ## static checks, then the quick tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,14 +85,13 @@ class TestEveryFile:
 
     @pytest.mark.parametrize("sweep", SWEEPS)
     def test_every_point_of_every_sweep_takes_two_steps(self, sweep: str, small_data: Path) -> None:
-        overrides = [f"sweep={sweep}"]
+        overrides = [f"sweep={sweep}", "seed=0"]
         jobs = plan(grid_points(compose(overrides), overrides))
         assert len(jobs) > 1
-        different = {}
         for job in jobs:
+            if {word.partition("=")[0] for word in job.overrides} <= {"experiment", "seed", "sweep"}:
+                continue  # an experiment as its file says: the test above runs it
             config = compose(job.overrides).config
-            different[json.dumps({**config, "seed": 0})] = config
-        for config in different.values():
             use_small_data(config, small_data)
             two_steps(config)
 
@@ -184,7 +183,7 @@ class TestMutants:
     def test_every_mutant_of_every_sweep_is_refused(self, sweep: str, tmp_path: Path) -> None:
         shutil.copytree(CONFIGS, tmp_path / "configs")
         path = tmp_path / "configs" / "sweep" / f"{sweep}.yaml"
-        text = path.read_text()
+        text = re.sub(r"seed: \S+", "seed: 0,1", path.read_text())
         changes = [
             ("# @package _global_", "# @package _globe_"),
             ("hydra:", "hydraa:"),
