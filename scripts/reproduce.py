@@ -16,12 +16,14 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from memnets.analysis.arguments import UsageError, read_arguments
-from memnets.analysis.records import record
+from memnets.analysis.records import RecordError, record
 from memnets.analysis.report import make_report, write_report
 from memnets.analysis.runs import find_runs
+from memnets.training.run import INTERRUPTED
 
 ROOT = Path(__file__).resolve().parent.parent
 METRICS = ("test/*", "length_*", "repeats_*", "solved", "sequences_to_solve", "seconds")
@@ -49,10 +51,28 @@ def main(words: list[str]) -> int:
     if values["--list"]:
         print(*(shlex.join(command) for command in commands), sep="\n")
         return 0
-    codes = [subprocess.run(command, check=False).returncode for command in commands]
+    code = run_all(commands)
     runs, problems = find_runs([str(folder / "*")])
-    recorded = record((folder if quick else ROOT / "results") / f"{name}.csv", runs, METRICS)
+    try:
+        recorded = record((folder if quick else ROOT / "results") / f"{name}.csv", runs, METRICS)
+    except RecordError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(f"{len(recorded)} lines recorded; report: {write_report(make_report(runs, problems), folder / 'report')}")
+    return code
+
+
+def run_all(commands: list[list[str]]) -> int:
+    """Run sweeps in turn and return the first code that isn't 0; one that was interrupted is the last."""
+    codes = [0]
+    for command in commands:
+        with subprocess.Popen(command) as sweep:
+            while sweep.poll() is None:
+                with suppress(KeyboardInterrupt):  # the sweep has been told too: it saves its runs and ends
+                    sweep.wait()
+        codes.append(sweep.returncode)
+        if sweep.returncode == INTERRUPTED:
+            break
     return next((code for code in codes if code), 0)
 
 

@@ -137,6 +137,17 @@ class TestLengths:
         with torch.no_grad():
             assert_close(kernel(*given), ntm_sequence_reference(*given), **DOUBLE)
 
+    @pytest.mark.parametrize("function", [kernel, ntm_sequence_reference])
+    def test_what_padding_holds_reaches_nothing(self, function):
+        given = problem(Shape(batch=4))._replace(lengths=self.LENGTHS)
+        padded = given.inputs.detach().clone()
+        for row, length in enumerate(self.LENGTHS.tolist()):
+            padded[row, length:] = torch.nan
+        assert padded.isnan().any()
+        found = results(function, given._replace(inputs=padded.requires_grad_()))
+        for got, want in zip(found, results(function, given), strict=True):
+            assert got.equal(want)
+
     @pytest.mark.parametrize("lengths", [[6, 1, 1], [-1, 1, 1]])
     def test_impossible_ones(self, lengths):
         with pytest.raises(ValueError, match=r"lengths must be between 0 and the 5 steps there are, not \["):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import sys
 
 import pytest
+from run_folders import write_run
 from tiny import script
 
 from memnets.config import choices
@@ -33,19 +35,19 @@ class TestReproduce:
         assert script("reproduce").main(words) == 2
         assert told in capsys.readouterr().err
 
-    def test_it_records_what_was_done_and_says_what_failed(self, tmp_path, monkeypatch, capsys):
-        """The sweeps themselves are stood in for: one leaves a finished run, the next fails."""
-        from run_folders import write_run
-
-        reproduce, codes = script("reproduce"), iter([0, *[1] * 20])
-
-        def sweep(command, check):
-            code = next(codes)
-            if code == 0:
-                write_run(tmp_path / "runs")
-            return type("Done", (), {"returncode": code})
-
-        monkeypatch.setattr(reproduce.subprocess, "run", sweep)
+    def test_it_records_what_was_done_and_says_what_failed(self, tmp_path, monkeypatch):
+        """The sweeps are stood in for: one run is done, and a sweep failed."""
+        reproduce = script("reproduce")
+        monkeypatch.setattr(reproduce, "run_all", lambda commands: write_run(tmp_path / "runs") and 1)
         assert reproduce.main(["set=ntm", f"runs={tmp_path / 'runs'}", "--quick"]) == 1
         assert (tmp_path / "runs" / "ntm.csv").read_text().count("ntm_copy,") > 3
         assert (tmp_path / "runs" / "report" / "report.html").exists()
+
+    @pytest.mark.parametrize(
+        ("codes", "result", "run"), [([0, 0], 0, 2), ([1, 0], 1, 2), ([0, 75, 0], 75, 2), ([1, 75, 0], 1, 2)]
+    )
+    def test_a_failed_sweep_lets_the_next_run_and_an_interrupted_one_does_not(self, codes, result, run, tmp_path):
+        leave = "import sys, pathlib; pathlib.Path(sys.argv[1]).touch(); raise SystemExit(int(sys.argv[2]))"
+        commands = [[sys.executable, "-c", leave, str(tmp_path / str(i)), str(c)] for i, c in enumerate(codes)]
+        assert script("reproduce").run_all(commands) == result
+        assert len(list(tmp_path.iterdir())) == run

@@ -28,6 +28,7 @@ from memnets.ops.sequence import (
     cpu_obstacle,
     in_one_precision,
     run_steps,
+    without_padding,
 )
 from memnets.ops.shift_sharpen import sharpen
 
@@ -111,13 +112,13 @@ def run_kernel(
 ) -> Result | None:
     """Return the same from a kernel; None if none serves, for callers with a step of their own to fall back on."""
     _check(state, scheme, lengths, inputs.shape[1])
-    given = (inputs, lengths, *state, *weights)
+    given = (without_padding(inputs, lengths), lengths, *state, *weights)
     obstacles = {"cpu": lambda: cpu_obstacle("dnc_sequence", DNC_SEQUENCE.register, given)}
     if backend.choose("dnc_sequence", obstacles) == "reference":
         return None
     if not scheme.link:  # the kernel takes tensors of no slots
         none = state.usage.new_empty(len(inputs), 0, 0)
-        given = (inputs, lengths, *state._replace(precedence_weights=none.flatten(1), link=none), *weights)
+        given = (given[0], lengths, *state._replace(precedence_weights=none.flatten(1), link=none), *weights)
     features, *after = in_one_precision(DNC_SEQUENCE.run, given, tuple(scheme))
     state = DNCSequenceState(*after)
     return features, state if scheme.link else state._replace(precedence_weights=None, link=None)

@@ -22,6 +22,7 @@ from memnets.ops.sequence import (
     cpu_obstacle,
     in_one_precision,
     run_steps,
+    without_padding,
 )
 from memnets.ops.shift_sharpen import shift_sharpen
 
@@ -90,7 +91,7 @@ def run_kernel(
 ) -> Result | None:
     """Return the same from a kernel; None if none serves, for callers with a step of their own to fall back on."""
     _check(scheme, lengths, inputs.shape[1])
-    given = (inputs, lengths, *state, *weights)
+    given = (without_padding(inputs, lengths), lengths, *state, *weights)
     obstacles = {
         "triton": lambda: _layers_obstacle(weights) or triton_obstacle(given, state.memory),
         "cpu": lambda: cpu_obstacle("ntm_sequence", NTM_SEQUENCE.register, given),

@@ -27,6 +27,7 @@ from memnets.ops.sequence import (
     cpu_obstacle,
     in_one_precision,
     run_steps,
+    without_padding,
 )
 from memnets.ops.sparse_access import sparse_read
 from memnets.ops.sparse_content import sparse_content_address
@@ -104,12 +105,12 @@ def run_kernel(
 ) -> Result | None:
     """Return the same from a kernel; None if none serves, for callers with a step of their own to fall back on."""
     _check(state, scheme, lengths, inputs.shape[1])
-    given = (inputs, lengths, *state, *weights)
+    given = (without_padding(inputs, lengths), lengths, *state, *weights)
     obstacles = {"cpu": lambda: cpu_obstacle("sam_sequence", SAM_SEQUENCE.register, given)}
     if backend.choose("sam_sequence", obstacles) == "reference":
         return None
     access = with_room(SAMAccessState(*state[:7]), inputs.shape[1], scheme.memory_size)
-    given = (inputs, lengths, *access, *state[7:], *weights)
+    given = (given[0], lengths, *access, *state[7:], *weights)
     features, *after = in_one_precision(SAM_SEQUENCE.run, given, (scheme.threshold,))
     return features, SAMSequenceState(*after)
 

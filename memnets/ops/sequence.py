@@ -73,7 +73,7 @@ def run_steps(
     """
     check_steps(inputs)
     features = []
-    for index, step_inputs in enumerate(inputs.unbind(dim=1)):
+    for index, step_inputs in enumerate(without_padding(inputs, lengths).unbind(dim=1)):
         step_features, after = step(step_inputs, state)
         if lengths is not None:
             runs_on = index < lengths
@@ -108,6 +108,14 @@ def check_lengths(lengths: Int[Tensor, " batch"] | None, steps: int) -> None:
         return
     if lengths.min() < 0 or lengths.max() > steps:
         raise ValueError(f"lengths must be between 0 and the {steps} steps there are, not {lengths.tolist()}")
+
+
+def without_padding(inputs: Tensor, lengths: Int[Tensor, " batch"] | None) -> Tensor:
+    """Zeros where a sequence has ended: what padding holds, NaN too, must not reach a gradient."""
+    if lengths is None:
+        return inputs
+    beyond = torch.arange(inputs.shape[1], device=inputs.device) >= lengths[:, None]
+    return inputs.masked_fill(beyond[..., None], 0)
 
 
 def in_one_precision(run: Callable[..., tuple[Any, ...]], given: tuple[Any, ...], *options: Any) -> tuple[Any, ...]:
