@@ -75,7 +75,8 @@ def addressing(trace: Trace, title: str = "") -> Figure:
         weights = getattr(trace, kind)
         panels += [(_head(name, head, weights), weights[:, head, slots], slots) for head in range(weights.shape[1])]
     heights = [
-        0.35 + (0.085 * data.shape[1] if rows is None else max(0.9, 0.055 * len(rows))) for _, data, rows in panels
+        0.35 + (min(4.0, 0.085 * data.shape[1]) if rows is None else max(0.9, 0.055 * len(rows)))
+        for _, data, rows in panels
     ]
     figure = new_figure(min(14.0, 6.5 + 0.04 * len(trace.inputs)), sum(heights) + 0.7)
     shared = list(figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0])
