@@ -1,6 +1,6 @@
 """Models reach stated errors by stated steps, and what lacks a memory does not: minutes, `pytest -m learning`.
 
-Thresholds come from recorded seeds: see results/foundation.csv.
+Thresholds come from recorded seeds: see results/ntm.csv and results/foundation.csv.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def trained(tmp_path: Path, *overrides: str) -> Path:
 
 def test_an_ntm_learns_to_copy_and_generalises(tmp_path: Path) -> None:
     folder = trained(tmp_path, "experiment=ntm_copy")
-    assert status_of(folder)["outcome"] == "solved"
+    assert status_of(folder)["solved_at_sequences"] <= 20_000
     assert last_rows(folder)["length_40"]["bit_errors"] < 0.5
 
 
