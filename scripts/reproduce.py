@@ -26,7 +26,10 @@ from memnets.analysis.runs import find_runs
 from memnets.training.run import INTERRUPTED
 
 ROOT = Path(__file__).resolve().parent.parent
-METRICS = ("test/*", "length_*", "repeats_*", "solved", "sequences_to_solve", "seconds")
+SPLITS = ("test", "length_*", "repeats_*", "gap_*")
+NAMES = ("bit_errors", "excess_bits", "error", "*accuracy*")
+METRICS = tuple(f"{split}/{name}" for split in SPLITS for name in NAMES)
+METRICS += ("test/bits", "test/optimal_bits", "solved", "sequences_to_solve", "seconds")
 QUICK = ("seed=0", "trainer.max_steps=300", "trainer.eval_every=300", "trainer.stop_after_solved=null")
 
 
