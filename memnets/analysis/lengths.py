@@ -74,6 +74,8 @@ def errors_by_length(groups: Sequence[Group], metric: str) -> Figure | None:
 
     None if no group has finished runs with that metric at two lengths.
     """
+    from matplotlib.ticker import MaxNLocator
+
     curves = {group.label: curve for group in groups if len(curve := _curve(group, metric)) > 1}
     if not curves:
         return None
@@ -86,6 +88,7 @@ def errors_by_length(groups: Sequence[Group], metric: str) -> Figure | None:
     axes.set_yscale("symlog", linthresh=0.01)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("length")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(metric.replace("_", " "))
     axes.grid(visible=True)
     axes.set_axisbelow(True)
