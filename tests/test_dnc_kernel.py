@@ -175,10 +175,12 @@ class TestSequence:
     def test_sequences_are_independent_of_neighbours_and_threads(self):
         given = dnc_problem(Shape(batch=53, write_heads=1), dtype=torch.float32, scale=0.5)
         together = results(kernel, given)
+        for i in (0, 52):
+            assert kernel(*alone(given, i))[0].equal(together[0][i : i + 1])
         torch.set_num_threads(2)
-        assert all(a.equal(b) for a, b in zip(results(kernel, given), together, strict=True))
-        for i in (0, 52):  # the projection of inputs is another product
-            assert_close(kernel(*alone(given, i))[0], together[0][i : i + 1], rtol=1e-4, atol=1e-5)
+        shared = results(kernel, given)
+        assert all(a.equal(b) for a, b in zip(shared[:NUM_RESULTS], together[:NUM_RESULTS], strict=True))
+        assert_close(shared, together, rtol=1e-4, atol=1e-4)  # each thread sums its gradients of the weights
 
     def test_nan_stays_where_it_is(self):
         """A diverged sequence must be seen, and must not spoil its neighbours."""
@@ -224,8 +226,8 @@ class TestSequence:
         kept = (outputs[0], *outputs[NUM_RESULTS:])
         saved = (plain[0], plain[1], plain[8], plain[9], *plain[11:NUM_TENSORS], *kept)
         ones = [torch.ones_like(output) for output in outputs[:NUM_RESULTS]]
-        for gradients, wants_inputs in (([None] * NUM_RESULTS, False), (ones, True)):
-            torch.library.opcheck(backward, (*gradients, *saved, *scheme, wants_inputs))
+        for gradients, wanted in (([None] * NUM_RESULTS, (False, True)), (ones, (True, False))):  # inputs, memory
+            torch.library.opcheck(backward, (*gradients, *saved, *scheme, *wanted))
 
     @pytest.mark.parametrize("time", [1, 4, 5, 6, 7, 10])
     @pytest.mark.parametrize("lstm", [True, False])

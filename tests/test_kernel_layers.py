@@ -108,7 +108,7 @@ class TestSequence:
         outputs = forward(*plain)
         saved = (plain[0], plain[1], plain[5], plain[6], *plain[8:15], outputs[0], *outputs[7:])
         for gradients in ([None] * 7, [torch.ones_like(output) for output in outputs[:7]]):
-            torch.library.opcheck(backward, (*gradients, *saved, *plain[15:20], True))
+            torch.library.opcheck(backward, (*gradients, *saved, *plain[15:20], True, True))
 
     def test_shapes_are_checked_before_memory_is_touched(self):
         arguments = list(op_arguments(problem(Shape(layers=3))))

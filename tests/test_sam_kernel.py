@@ -138,7 +138,7 @@ class TestSequence:
         torch.set_num_threads(2)
         together = results(kernel, given)
         assert all(a.equal(b) for a, b in zip(alone[:NUM_RESULTS], together[:NUM_RESULTS], strict=True))
-        assert_close(alone, together, rtol=1e-4, atol=1e-4)  # sums over the batch are large products of torch's own
+        assert_close(alone, together, rtol=1e-4, atol=1e-4)  # each thread sums its gradients of the weights
 
     def test_of_equal_slots_the_lower_are_read(self):
         """A few rows many times over: whatever their place, they are as similar to a key."""
@@ -188,8 +188,8 @@ class TestSequence:
         outputs = forward(*plain)
         saved = (plain[0], plain[1], plain[9], plain[10], *plain[12:19], outputs[0], *outputs[NUM_RESULTS:])
         for gradients in ([None] * 7, [torch.ones_like(outputs[i]) for i in FLOATING_RESULTS]):
-            for wants_inputs in (True, False):
-                torch.library.opcheck(backward, (*gradients, *saved, given.scheme.threshold, wants_inputs))
+            for wanted in ((True, False), (False, True)):  # of inputs and memory
+                torch.library.opcheck(backward, (*gradients, *saved, given.scheme.threshold, *wanted))
 
     def test_torch_knows_the_op_with_lengths(self):
         given = problem(Shape(batch=4))._replace(lengths=LENGTHS)

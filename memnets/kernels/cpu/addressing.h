@@ -24,8 +24,8 @@ struct HeadScheme {
   int64_t shift_at() const { return gate_at() + gate; }
   int64_t sharpening_at() const { return shift_at() + shift_width; }
   int64_t size() const { return sharpening_at() + sharpening; }
-  // Rows of slots kept for the backward pass: similarity and content weights, weights before sharpening.
-  int64_t num_traces() const { return (key ? 2 : 0) + (sharpening ? 1 : 0); }
+  // Rows of slots kept for the backward pass: similarity and content weights.
+  int64_t num_traces() const { return key ? 2 : 0; }
 };
 
 // Softmax of `scores` into `weights`.
@@ -86,8 +86,9 @@ inline void emit_backward(const HeadScheme& scheme, const T* MEMNETS_RESTRICT em
 template <class T>
 struct AddressScratch {
   AddressScratch(int64_t slots, int64_t shift_width)
-      : interpolated(slots + shift_width), d_shifted(slots + shift_width), d_interpolated(slots), scores(slots) {}
-  std::vector<T> interpolated, d_shifted, d_interpolated, scores;
+      : interpolated(slots + shift_width), shifted(slots), d_shifted(slots + shift_width), d_interpolated(slots),
+        scores(slots) {}
+  std::vector<T> interpolated, shifted, d_shifted, d_interpolated, scores;
 };
 
 // Continue a ring, whose `size` numbers begin at `padded_ring[half]`, by `half` numbers on either side.
@@ -164,6 +165,19 @@ inline void sharpen(T sharpening, const T* MEMNETS_RESTRICT weights, T* MEMNETS_
   softmax(scores, result, slots);
 }
 
+// What is sharpened: the interpolated weights, left in the scratch's ring, and shifted.
+template <class T>
+inline void shift_interpolated(const HeadScheme& scheme, const T* MEMNETS_RESTRICT emitted,
+                               const T* MEMNETS_RESTRICT content, const T* MEMNETS_RESTRICT previous,
+                               T* MEMNETS_RESTRICT shifted, AddressScratch<T>& scratch, int64_t slots) {
+  const int64_t half = scheme.shift_width / 2;
+  T* ring = scratch.interpolated.data();
+  interpolate(scheme, emitted, content, previous, scheme.shift_width ? ring + half : shifted, slots);
+  if (!scheme.shift_width) return;
+  continue_ring(ring, slots, half);
+  shift_ring(ring, emitted + scheme.shift_at(), shifted, scheme.shift_width, slots);
+}
+
 // Weights of one head over the slots (equations 5 to 9), from the dot products of its key with every slot.
 //
 // `inverse_norms` 1/|M(n)|, read for the cosine only; `traces` receives what the backward pass needs.
@@ -172,15 +186,10 @@ inline void address(const HeadScheme& scheme, const T* MEMNETS_RESTRICT emitted,
                     const T* MEMNETS_RESTRICT inverse_norms, const T* MEMNETS_RESTRICT previous,
                     T* MEMNETS_RESTRICT traces, T* MEMNETS_RESTRICT weights, AddressScratch<T>& scratch,
                     int64_t slots) {
-  T *content = traces + slots, *ring = scratch.interpolated.data(), *scores = scratch.scores.data();
+  T *content = traces + slots, *scores = scratch.scores.data();
   if (scheme.key) address_content(scheme, emitted, dots, inverse_norms, traces, content, scores, slots);
-  const int64_t half = scheme.shift_width / 2;
-  T* shifted = scheme.sharpening ? traces + (scheme.key ? 2 * slots : 0) : weights;
-  interpolate(scheme, emitted, content, previous, scheme.shift_width ? ring + half : shifted, slots);
-  if (scheme.shift_width) {
-    continue_ring(ring, slots, half);
-    shift_ring(ring, emitted + scheme.shift_at(), shifted, scheme.shift_width, slots);
-  }
+  T* shifted = scheme.sharpening ? scratch.shifted.data() : weights;
+  shift_interpolated(scheme, emitted, content, previous, shifted, scratch, slots);
   if (scheme.sharpening) sharpen(emitted[scheme.sharpening_at()], shifted, weights, scores, slots);
 }
 
@@ -231,19 +240,17 @@ inline T address_backward(const HeadScheme& scheme, const T* MEMNETS_RESTRICT em
   const int64_t half = scheme.shift_width / 2;
   const T *similarity = traces, *content = traces + slots;
   T *ring = scratch.interpolated.data(), *d_ring = scratch.d_shifted.data();
-  T* MEMNETS_RESTRICT d_interpolated = scheme.shift_width ? scratch.d_interpolated.data() : d_ring;
+  T *shifted = scratch.shifted.data(), *d_interpolated = scheme.shift_width ? scratch.d_interpolated.data() : d_ring;
+  if (scheme.sharpening || scheme.shift_width)
+    shift_interpolated(scheme, emitted, content, previous, shifted, scratch, slots);
   if (scheme.sharpening)
     d_emitted[scheme.sharpening_at()] =
-        sharpen_backward(emitted[scheme.sharpening_at()], traces + (scheme.key ? 2 * slots : 0), weights, d_weights,
-                         d_ring + half, slots);
+        sharpen_backward(emitted[scheme.sharpening_at()], shifted, weights, d_weights, d_ring + half, slots);
   else
     std::copy_n(d_weights, slots, d_ring + half);
-  if (scheme.shift_width) {
-    interpolate(scheme, emitted, content, previous, ring + half, slots);
-    continue_ring(ring, slots, half);
+  if (scheme.shift_width)
     shift_backward(scheme, emitted + scheme.shift_at(), ring, d_ring, d_emitted + scheme.shift_at(), d_interpolated,
                    slots);
-  }
   if (!scheme.key) {
     std::copy_n(d_interpolated, slots, d_previous);
     return T(0);

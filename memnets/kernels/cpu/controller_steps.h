@@ -4,6 +4,7 @@
 #include "controller.h"
 #include "controller_weights.h"
 #include "trace.h"
+#include "weight_gradient.h"
 
 namespace memnets {
 
@@ -28,9 +29,9 @@ struct Space {
 // A chunk's controller, step by step.
 template <class T>
 struct ControllerForward {
-  ControllerForward(const SequenceCall& call, const PackedWeights& weights, const Tensor& projected,
-                    const ControllerTrace& trace, int64_t first, int64_t rows)
-      : call(call), sizes(call.sizes), weights(weights), projected(projected), features(trace.features),
+  ControllerForward(const SequenceCall& call, const PackedWeights& weights, const ControllerTrace& trace,
+                    int64_t first, int64_t rows)
+      : call(call), sizes(call.sizes), weights(weights), inputs(call.inputs), features(trace.features),
         gates(trace.gates), cells(trace.cells), hiddens(trace.hiddens), start(call.start.unsqueeze(1)), first(first),
         rows(rows), space(rows, sizes.gates) {}
 
@@ -58,11 +59,13 @@ struct ControllerForward {
   }
 
   void bottom_sums(int64_t t) {
-    const Rows<T> from_input = projected.across(first, t), before = seen(t - 1), sums = space.rows();
-    for (int64_t b = 0; b < rows; b++) std::copy_n(from_input.row(b), sizes.gates, sums.row(b));
+    const Rows<T> before = seen(t - 1), sums = space.rows();
+    const T* bias = call.weights.bias.const_data_ptr<T>();
+    for (int64_t b = 0; b < rows; b++) std::copy_n(bias, sizes.gates, sums.row(b));
+    multiply(inputs.across(first, t), weights.bottom, sizes.features(), sizes.input);
     if (sizes.layers == 1) return multiply(before, weights.bottom, 0, sizes.features());
     multiply(hidden(0, t - 1), weights.bottom, 0, sizes.hidden);
-    multiply({before.start + sizes.hidden, before.stride}, weights.bottom, sizes.hidden, sizes.reads);
+    multiply(before.from(0, sizes.hidden), weights.bottom, sizes.hidden, sizes.reads);
   }
   void upper_sums(int64_t layer, int64_t t) {
     const T* bias = call.weights.upper_bias.const_data_ptr<T>() + (layer - 1) * sizes.gates;
@@ -78,59 +81,98 @@ struct ControllerForward {
   const SequenceCall& call;
   const ControllerSizes& sizes;
   const PackedWeights& weights;
-  Trace<T> projected, features, gates, cells, hiddens, start;
+  Trace<T> inputs, features, gates, cells, hiddens, start;
   int64_t first, rows;
   Space<T> space;
 };
 
-// The state's gradients, of the final state at first and of the initial one at last, and those of every step's sums
-// before the activations of controller and interface.
+// The state's gradients, of the final state at first and of the initial one at last, those of the inputs, if wanted, and
+// sums of those of the weights: of a layer from inputs and reads, and from its last hidden vector; of the upper layers;
+// of the interface.
 struct BackwardRoom {
   Tensor d_features, d_reads, d_hidden, d_cell;  // [batch steps features] [batch reads] [batch layers hidden] twice
-  Tensor d_gates, d_interface;                   // [batch steps layers gates] [batch steps interface]
+  Tensor d_inputs;                               // [batch steps input], or no sequences
+  LayerSums bottom, interface;
+  std::vector<LayerSums> upper;
 };
 
 // The gradient of `ControllerForward`. `d_output` are gradients of the top layer's hidden vectors and scratch.
 template <class T>
 struct ControllerBackward {
   ControllerBackward(const SequenceCall& call, const PackedWeights& weights, const ControllerTrace& trace,
-                     const BackwardRoom& room, int64_t first, int64_t rows)
-      : call(call), sizes(call.sizes), weights(weights), features(trace.features), gates(trace.gates),
-        cells(trace.cells), d_reads(room.d_reads.unsqueeze(1)), d_hidden(room.d_hidden.unsqueeze(1)),
-        d_cell(room.d_cell.unsqueeze(1)), d_gates(room.d_gates), first(first), rows(rows),
-        bottom(rows, sizes.features()), upper(rows, sizes.layers > 1 ? 2 * sizes.hidden : 0) {}
+                     const BackwardRoom& room, int64_t worker, int64_t first, int64_t rows)
+      : call(call), sizes(call.sizes), weights(weights), inputs(call.inputs), features(trace.features),
+        gates(trace.gates), cells(trace.cells), hiddens(trace.hiddens), start(call.start.unsqueeze(1)),
+        d_reads(room.d_reads.unsqueeze(1)), d_hidden(room.d_hidden.unsqueeze(1)), d_cell(room.d_cell.unsqueeze(1)),
+        d_inputs(room.d_inputs), wants_inputs(room.d_inputs.size(0)), first(first), rows(rows),
+        bottom(rows, sizes.features() + (wants_inputs ? sizes.input : 0)),
+        upper(rows, sizes.layers > 1 ? 2 * sizes.hidden : 0), of_bottom(room.bottom, worker, rows),
+        of_interface(room.interface, worker, rows) {
+    for (const LayerSums& sums : room.upper) of_upper.emplace_back(sums, worker, rows);
+  }
 
   void step(int64_t t, Rows<T> d_output) {
     for (int64_t layer = sizes.layers - 1; layer >= 0; layer--) {
       const int64_t unit = layer * sizes.hidden;
-      const Rows<T> activated = gates.across(first, t, 4 * unit);
-      const Rows<T> d_sums = d_gates.across(first, t, layer * sizes.gates);
+      WeightGradient<T>& gradient = layer ? of_upper[layer - 1] : of_bottom;
+      const Rows<T> activated = gates.across(first, t, 4 * unit), d_sums = gradient.d_sums();
       const Rows<T> cell = cells.across(first, t, unit), next_cell = cells.across(first, t + 1, unit);
       for (int64_t b = 0; b < rows; b++) {
-        if (t >= call.lengths[first + b]) continue;
+        if (!runs(b, t)) {
+          gradient.leave_out(b);
+          continue;
+        }
         if (sizes.lstm)
           lstm_step_backward(activated.row(b), cell.row(b), next_cell.row(b), d_output.row(b),
-                             d_cell.at(first + b, 0) + unit, d_sums.row(b), sizes.hidden);
+                             d_cell.at(first + b, 0) + unit, d_sums.row(b), sizes.hidden),
+              gates.fetch(first + b, t - 1), cells.fetch(first + b, t - 1);
         else
           tanh_step_backward(features.at(first + b, t), d_output.row(b), d_sums.row(b), sizes.hidden);
+        layer ? upper_seen(b, t, layer, gradient.seen().row(b)) : bottom_seen(b, t, gradient.seen().row(b));
       }
       layer ? upper_backward(layer, t, d_sums, d_output) : bottom_backward(t, d_sums);
+      gradient.add();
     }
+  }
+  // After the first step.
+  void finish() {
+    of_bottom.add_up(), of_interface.add_up();
+    for (auto& gradient : of_upper) gradient.add_up();
+  }
+
+  bool runs(int64_t b, int64_t t) const { return t < call.lengths[first + b]; }
+  // Hidden vectors of a layer after step t, and before the first at t = -1.
+  const T* hidden(int64_t b, int64_t layer, int64_t t) const {
+    if (layer + 1 < sizes.layers) return hiddens.at(first + b, t + 1) + layer * sizes.hidden;
+    return t < 0 ? start.at(first + b, 0) : features.at(first + b, t);
+  }
+  // What the layers saw, in the order of their weights.
+  void bottom_seen(int64_t b, int64_t t, T* into) const {
+    const T* before = t ? features.at(first + b, t - 1) : start.at(first + b, 0);
+    into = std::copy_n(inputs.at(first + b, t), sizes.input, into);
+    into = std::copy_n(before + sizes.hidden, sizes.reads, into);
+    if (sizes.lstm) std::copy_n(hidden(b, 0, t - 1), sizes.hidden, into);
+  }
+  void upper_seen(int64_t b, int64_t t, int64_t layer, T* into) const {
+    into = std::copy_n(hidden(b, layer - 1, t), sizes.hidden, into);
+    std::copy_n(hidden(b, layer, t - 1), sizes.hidden, into);
   }
 
   void bottom_backward(int64_t t, Rows<T> d_sums) {
     multiply(d_sums, weights.bottom, bottom);
     for (int64_t b = 0; b < rows; b++) {
-      if (t >= call.lengths[first + b]) continue;
-      std::copy_n(bottom.rows().row(b), sizes.hidden, d_hidden.at(first + b, 0));
-      std::copy_n(bottom.rows().row(b) + sizes.hidden, sizes.reads, d_reads.at(first + b, 0));
+      if (!runs(b, t)) continue;
+      const T* d_seen = bottom.rows().row(b);
+      std::copy_n(d_seen, sizes.hidden, d_hidden.at(first + b, 0));
+      std::copy_n(d_seen + sizes.hidden, sizes.reads, d_reads.at(first + b, 0));
+      if (wants_inputs) std::copy_n(d_seen + sizes.features(), sizes.input, d_inputs.at(first + b, t));
     }
   }
   // To the layer's own last hidden vector, and to the layer below, whose next step has had its say.
   void upper_backward(int64_t layer, int64_t t, Rows<T> d_sums, Rows<T> d_below) {
     multiply(d_sums, weights.upper[layer - 1], upper);
     for (int64_t b = 0; b < rows; b++) {
-      if (t >= call.lengths[first + b]) continue;
+      if (!runs(b, t)) continue;
       const T* d_seen = upper.rows().row(b);
       T* own = d_hidden.at(first + b, 0) + layer * sizes.hidden;
       std::copy_n(own - sizes.hidden, sizes.hidden, d_below.row(b));
@@ -146,9 +188,12 @@ struct ControllerBackward {
   const SequenceCall& call;
   const ControllerSizes& sizes;
   const PackedWeights& weights;
-  Trace<T> features, gates, cells, d_reads, d_hidden, d_cell, d_gates;
+  Trace<T> inputs, features, gates, cells, hiddens, start, d_reads, d_hidden, d_cell, d_inputs;
+  bool wants_inputs;
   int64_t first, rows;
   Space<T> bottom, upper;
+  WeightGradient<T> of_bottom, of_interface;
+  std::vector<WeightGradient<T>> of_upper;
 };
 
 }  // namespace memnets

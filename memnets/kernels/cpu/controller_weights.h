@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 
 #include <initializer_list>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "matrix.h"
+#include "trace.h"
 
 namespace memnets {
 
@@ -28,7 +30,7 @@ struct ControllerSizes {
 struct ControllerWeights {
   ControllerWeights(const Tensor& input, const MaybeTensor& recurrent, const Tensor& bias, const MaybeTensor& upper,
                     const MaybeTensor& upper_bias, const Tensor& interface, const Tensor& interface_bias)
-      : input(input), recurrent(recurrent.value_or(Tensor())), bias(bias), upper(upper.value_or(Tensor())),
+      : input(input), recurrent(recurrent.value_or(Tensor())), bias(bias.contiguous()), upper(upper.value_or(Tensor())),
         upper_bias(upper_bias ? upper_bias->contiguous() : Tensor()), interface(interface),
         interface_bias(interface_bias.contiguous()) {}
   Tensor input, recurrent, bias, upper, upper_bias, interface, interface_bias;
@@ -79,21 +81,29 @@ inline ControllerSizes controller_sizes(const char* op, const Tensor& inputs, co
   return sizes;
 }
 
-constexpr int64_t CHUNK = 12;  // two tiles of rows of a matrix product; so many of the usual memories fit the cache
+constexpr int64_t CHUNK = 8;  // rows of a matrix product; so many of the usual memories fit the cache
 
 // What forward and backward pass are given alike.
 struct SequenceCall {
   SequenceCall(const char* op, const Tensor& inputs, const MaybeTensor& given_lengths, const Tensor& read_vectors,
                const MaybeTensor& hidden, const ControllerWeights& weights)
       : op(op), sizes(controller_sizes(op, inputs, read_vectors, hidden, weights)),
-        lengths(op, given_lengths, sizes.batch, sizes.steps), inputs(inputs), weights(weights),
+        lengths(op, given_lengths, sizes.batch, sizes.steps), inputs(inputs.contiguous()), weights(weights),
         hidden(hidden ? *hidden : at::zeros({sizes.batch, 1, sizes.hidden}, inputs.options())),
         start(at::cat({this->hidden.select(1, sizes.layers - 1), read_vectors.flatten(1)}, 1)) {}
 
-  // Room for what every step leaves behind. With lengths, what no step fills is 0.
+  // Room `[batch steps ...]` for results of every step. With lengths, what no step fills is 0.
   Tensor room(at::IntArrayRef shape) const {
     return lengths.each ? at::zeros(shape, inputs.options()) : at::empty(shape, inputs.options());
   }
+  // The same for what every step leaves behind, a step after the other: its numbers are used together.
+  Tensor trace(at::IntArrayRef shape) const {
+    std::vector<int64_t> laid = shape.vec();
+    std::swap(laid[0], laid[1]);
+    return room(laid).transpose(0, 1);
+  }
+  // Threads that share out the batch.
+  int64_t workers() const { return std::min<int64_t>(at::get_num_threads(), sizes.batch); }
   // Each sequence's row of a trace with an initial row, after its last step.
   Tensor last(const Tensor& states) const {
     if (!lengths.each) return states.select(1, sizes.steps % states.size(1)).clone(at::MemoryFormat::Contiguous);
@@ -148,21 +158,23 @@ Tensor packed_transposed(std::initializer_list<Tensor> matrices) {
   return into;
 }
 
-// The weights of a step: of the bottom layer from the step before (hidden, reads) to its gates, of the upper layers
-// from hidden vectors (below, own) to theirs, and from the top layer's to the interface. A tanh layer doesn't see its
-// last output. For the backward pass `[gates seen]`, for the forward pass transposed.
+// The weights of a step: of the bottom layer from the step before (hidden, reads) and the input to its gates, of the
+// upper layers from hidden vectors (below, own) to theirs, and from the top layer's to the interface. A tanh layer
+// doesn't see its last output. For the backward pass `[gates seen]`, for the forward pass transposed.
 struct PackedWeights {
   Tensor bottom, interface;
   std::vector<Tensor> upper;
 
   template <class T>
-  static PackedWeights of(const SequenceCall& call, bool transposed) {
+  static PackedWeights of(const SequenceCall& call, bool transposed, bool with_inputs) {
     const auto pack = [&](std::initializer_list<Tensor> matrices) {
       return transposed ? packed_transposed<T>(matrices) : packed<T>(matrices);
     };
     const auto& [sizes, weights] = std::tie(call.sizes, call.weights);
     const Tensor own = sizes.lstm ? weights.recurrent : at::zeros({sizes.gates, sizes.hidden}, call.inputs.options());
-    PackedWeights made{pack({own, weights.input.narrow(1, sizes.input, sizes.reads)}), pack({weights.interface}), {}};
+    const Tensor reads = weights.input.narrow(1, sizes.input, sizes.reads);
+    const Tensor inputs = weights.input.narrow(1, 0, with_inputs ? sizes.input : 0);
+    PackedWeights made{pack({own, reads, inputs}), pack({weights.interface}), {}};
     for (int64_t layer = 1; layer < sizes.layers; layer++) made.upper.push_back(pack({weights.upper[layer - 1]}));
     return made;
   }

@@ -46,14 +46,16 @@ struct DNCForward {
   std::vector<T> left, allocation, passed_on, before, keep;
 
   // `link` holds the links before the first step, then those after each in turn.
-  DNCForward(const DNCScheme& scheme, const DNCTrace& trace, const Tensor& final_memory, const Tensor& link,
-             int64_t steps, int64_t first, int64_t count)
+  DNCForward(const DNCScheme& scheme, const DNCTrace& trace, const Tensor& first_memory, const Tensor& final_memory,
+             const Tensor& link, int64_t steps, int64_t first, int64_t count)
       : scheme(scheme), emitted(trace.emitted), rows(trace.rows), traces(trace.traces),
         memories(trace.memories, first, count, 2),
         kept_links(trace.links), links(link.unsqueeze(1)), final_memory(final_memory.unsqueeze(1)),
         interval(link_interval(steps)), content(scheme), order(scheme.memory.slots), left(scheme.memory.slots),
         allocation(scheme.memory.slots), passed_on(scheme.memory.slots),
-        before(scheme.deallocation ? memories.kept.size : 0), keep(scheme.memory.slots) {}
+        before(scheme.deallocation ? memories.kept.size : 0), keep(scheme.memory.slots) {
+    memories.begin(first_memory, first, count);
+  }
 
   void step(int64_t sequence, int64_t t, const T* raw, T* reads) {
     const int64_t slots = scheme.memory.slots, heads = scheme.heads(), num_reads = scheme.reads();
@@ -104,11 +106,12 @@ struct DNCForward {
   }
 };
 
-// Gradients of the state: of the final one at first, of the initial one at last.
+// Gradients of the state: of the final one at first, of the initial one at last; those of the memory as an NTM's.
 struct DNCGradients {
-  Tensor memory;  // [batch word slots]
-  Tensor rows;    // [batch rows slots]
-  Tensor link;    // [batch slots slots]
+  MaybeTensor given;
+  Tensor wanted;
+  Tensor rows;  // [batch rows slots]
+  Tensor link;  // [batch slots slots]
 };
 
 // The gradient of `DNCForward::step`.
@@ -119,7 +122,8 @@ struct DNCBackward {
   Trace<T> emitted, rows, traces;
   MemorySteps<T> memories;
   KeptSteps<T> links;
-  Trace<T> d_memories, d_rows, d_links;
+  MemoryGradients<T> d_memories;
+  Trace<T> d_rows, d_links;
   ContentScratch<T> content;
   Ascending<T> order;
   std::vector<T> left, d_left, allocation, d_allocation, passed_on, before, keep;
@@ -132,7 +136,7 @@ struct DNCBackward {
       : scheme(scheme), emitted(trace.emitted), rows(trace.rows), traces(trace.traces),
         memories(trace.memories, first, count, MEMORY_INTERVAL),
         links(trace.links, link_interval(steps), first, working_space(trace.links, count, link_interval(steps) - 1)),
-        d_memories(gradients.memory.unsqueeze(1)),
+        d_memories(gradients.given, gradients.wanted, scheme.memory.slots, scheme.memory.word, first, count),
         d_rows(gradients.rows.unsqueeze(1)), d_links(gradients.link.unsqueeze(1)), content(scheme),
         order(scheme.memory.slots), left(scheme.memory.slots), d_left(scheme.memory.slots),
         allocation(scheme.memory.slots), d_allocation(scheme.memory.slots), passed_on(scheme.memory.slots),
@@ -153,11 +157,13 @@ struct DNCBackward {
     emit_backward(scheme, emitted.at(sequence, t), d_emitted.data(), d_raw);
   }
 
+  void finish(int64_t sequence) { d_memories.finish(sequence); }
+
   // What the step read and how it chose to: gradients of its read weights become those of links and contents.
   void read_step(int64_t sequence, int64_t t, const T* d_reads, T* d_weights) {
     const int64_t slots = scheme.memory.slots, word = scheme.memory.word, num_reads = scheme.reads();
     const T *sent = emitted.at(sequence, t), *memory = memories.at(sequence, t + 1), *trace = traces.at(sequence, t);
-    T *d_memory = d_memories.at(sequence, 0), *d_sent = d_emitted.data();
+    T *d_memory = d_memories.at(sequence), *d_sent = d_emitted.data();
     multiply_add<T>({d_reads, word}, {memory, slots}, {d_weights, slots}, num_reads, word, slots);
     read_backward(d_memory, rows.at(sequence, t + 1), d_reads, scheme.memory);
     for (int64_t h = 0; h < num_reads; h++) {
@@ -205,7 +211,7 @@ struct DNCBackward {
     const T *sent = emitted.at(sequence, t), *trace = traces.at(sequence, t), *memory = memories.at(sequence, t);
     const T *state = rows.at(sequence, t), *next = rows.at(sequence, t + 1), *written = next + num_reads * slots;
     const T *usage = state + scheme.usage_row() * slots, *next_usage = next + scheme.usage_row() * slots;
-    T *d_memory = d_memories.at(sequence, 0), *d_sent = d_emitted.data();
+    T *d_memory = d_memories.at(sequence), *d_sent = d_emitted.data();
     T *d_usage = d_state + scheme.usage_row() * slots, *d_write = d_state + num_reads * slots;
     retention(sent + scheme.free_at(), state, left.data(), num_reads, slots);
     allocate(next_usage, allocation.data(), passed_on.data(), order, slots);

@@ -42,10 +42,10 @@ void check_state(const DNCScheme& scheme, const DNCState& state, int64_t batch) 
 DNCTrace allocate(const SequenceCall& call, const DNCScheme& scheme, bool keep) {
   const int64_t batch = call.sizes.batch, slots = scheme.memory.slots, linked = scheme.link ? slots : 0;
   const int64_t steps = keep ? call.sizes.steps : 1, states = keep ? call.sizes.steps + 1 : 2;
-  return {call.room({batch, steps, scheme.emitted()}),
-          call.room({batch, keep ? steps / MEMORY_INTERVAL + 1 : 1, scheme.memory.word, slots}),
-          call.room({batch, states, scheme.num_rows(), slots}), call.room({batch, steps, scheme.num_traces(), slots}),
-          call.room({batch, keep ? (steps - 1) / link_interval(steps) + 1 : 0, linked, linked})};
+  return {call.trace({batch, steps, scheme.emitted()}),
+          call.trace({batch, keep ? steps / MEMORY_INTERVAL + 1 : 1, scheme.memory.word, slots}),
+          call.trace({batch, states, scheme.num_rows(), slots}), call.trace({batch, steps, scheme.num_traces(), slots}),
+          call.trace({batch, keep ? (steps - 1) / link_interval(steps) + 1 : 0, linked, linked})};
 }
 
 // The rows that pass from step to step, of a `[batch rows slots]` tensor, as the parts of the state.
@@ -85,14 +85,13 @@ Forward forward(const Tensor& inputs, const MaybeTensor& lengths, const Tensor& 
   const DNCState state{memory, usage, precedence, link, read_weights, write_weights};
   check_state(scheme, state, call.sizes.batch);
   const DNCTrace trace = allocate(call, scheme, keep);
-  trace.memories.select(1, 0).copy_(memory.transpose(1, 2));
   const StateRows first(scheme, trace.rows.select(1, 0));
   first.read_weights.copy_(read_weights), first.write_weights.copy_(write_weights);
   first.usage.copy_(usage), first.precedence.copy_(precedence);
-  const Tensor final_memory = at::empty(memory.sizes(), inputs.options());
+  const Tensor first_memory = dense_memory(memory), final_memory = at::empty(memory.sizes(), inputs.options());
   const Tensor final_link = copy(link);
   const SequenceResult result = run_forward(call, cell, keep, [&]<class T>(int64_t first, int64_t count) {
-    return DNCForward<T>(scheme, trace, final_memory, final_link, call.sizes.steps, first, count);
+    return DNCForward<T>(scheme, trace, first_memory, final_memory, final_link, call.sizes.steps, first, count);
   });
   const StateRows last(scheme, call.last(trace.rows));
   return {result.trace.features, final_memory, copy(last.usage), copy(last.precedence), final_link,
@@ -111,7 +110,7 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
                   const Tensor& features, const Tensor& gates, const Tensor& cells, const Tensor& hiddens,
                   const Tensor& emitted, const Tensor& memories, const Tensor& rows, const Tensor& traces,
                   const Tensor& links, bool mask, bool deallocation, bool linked, bool link_sharpening,
-                  bool wants_inputs) {
+                  bool wants_inputs, bool wants_memory) {
   const ControllerWeights controller{input_weight, recurrent_weight, bias, upper_weight, upper_bias, interface_weight,
                                      interface_bias};
   SequenceCall call(OP, inputs, lengths, read_vectors, hidden, controller);
@@ -120,12 +119,12 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
   call.chunk = link_chunk(links.size(2) * links.size(3) * link_interval(call.sizes.steps) * links.element_size());
   const DNCTrace trace{emitted, memories, rows, traces, links};
   const int64_t batch = call.sizes.batch, slots = scheme.memory.slots;
-  const DNCGradients room{at::empty({batch, scheme.memory.word, slots}, inputs.options()),
+  const DNCGradients room{d_memory ? dense_memory(*d_memory) : d_memory,
+                          at::empty({wants_memory ? batch : 0, slots, scheme.memory.word}, inputs.options()),
                           at::empty({batch, scheme.num_rows(), slots}, inputs.options()),
                           at::empty({batch, links.size(2), links.size(3)}, inputs.options())};
   const StateRows to(scheme, room.rows);
   const auto set = [](Tensor into, const MaybeTensor& given) { given ? into.copy_(*given) : into.zero_(); };
-  set(room.memory.transpose(1, 2), d_memory);
   set(room.link, d_link);
   set(to.read_weights, d_read_weights), set(to.write_weights, d_write_weights);
   set(to.usage, d_usage), set(to.precedence, d_precedence);
@@ -134,7 +133,7 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
                    wants_inputs, [&]<class T>(int64_t first, int64_t count) {
                      return DNCBackward<T>(scheme, trace, room, call.sizes.steps, first, count);
                    });
-  return {found.inputs, copy(room.memory.transpose(1, 2)), copy(to.usage), copy(to.precedence), room.link,
+  return {found.inputs, room.wanted, copy(to.usage), copy(to.precedence), room.link,
           copy(to.read_weights), copy(to.write_weights), found.read_vectors.view(read_vectors.sizes()), found.hidden,
           found.cell, found.input_weight, found.recurrent_weight, found.bias, found.upper_weight, found.upper_bias,
           found.interface_weight, found.interface_bias};
@@ -160,7 +159,7 @@ TORCH_LIBRARY_FRAGMENT(memnets, library) {
       "Tensor? recurrent_weight, Tensor bias, Tensor? upper_weight, Tensor? upper_bias, Tensor interface_weight, "
       "Tensor interface_bias, Tensor features, Tensor gates, Tensor cells, Tensor hiddens, Tensor emitted, "
       "Tensor memories, Tensor rows, Tensor traces, Tensor links, bool mask, bool deallocation, bool linked, "
-      "bool link_sharpening, bool wants_inputs) -> "
+      "bool link_sharpening, bool wants_inputs, bool wants_memory) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
       "Tensor, Tensor, Tensor, Tensor)",
       {at::Tag::pt2_compliant_tag});

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from memnets.kernels.cpu.ntm_sequence import MEMORY_INTERVAL
-from memnets.kernels.cpu.sequence import CPUSequence, SequenceSizes, Shapes
+from memnets.kernels.cpu.sequence import CPUSequence, SequenceSizes, Shapes, Steps
 
 
 def link_interval(steps: int) -> int:
@@ -25,13 +25,14 @@ def _traces(sizes: SequenceSizes, state: tuple[Tensor, ...], options: tuple[Any,
     heads = num_reads + 1
     sharpenings = 2 * num_reads * link_sharpening
     found = 2 * num_reads * linked + sharpenings
-    return [
+    shapes = [
         (batch, steps, interface + heads + sharpenings + heads * word * mask),
         (batch, steps // MEMORY_INTERVAL + 1 if keep else 1, word, slots),
         (batch, states, heads + 1 + linked, slots),
         (batch, steps, 2 * heads + (heads if mask else 2) + found, slots),
         (batch, (steps - 1) // link_interval(steps) + 1 if keep else 0, *link.shape[1:]),
     ]
+    return [Steps(shape) for shape in shapes]
 
 
 def _state(read_vectors: Tensor, traces: tuple[Any, ...]) -> Shapes:

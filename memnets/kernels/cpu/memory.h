@@ -40,6 +40,25 @@ inline void inverse_norms(const T* MEMNETS_RESTRICT memory, T* MEMNETS_RESTRICT 
   });
 }
 
+// Read and write in one pass, for the usual heads: one of each.
+template <class T>
+inline void read_and_write(const T* memory, const T* MEMNETS_RESTRICT read_weights,
+                           const T* MEMNETS_RESTRICT write_weights, const T* erase, const T* add, T* next,
+                           T* MEMNETS_RESTRICT vector, int64_t slots, int64_t word) {
+  each_block<4>(word, [&](auto block, int64_t w) MEMNETS_INLINE {
+    Vector<T> sums[block] = {};
+    each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+      const Vector<T> reading = lanes.load(read_weights + n), writing = lanes.load(write_weights + n);
+      repeat(block, [&](auto j) MEMNETS_INLINE {
+        const Vector<T> row = lanes.load(memory + (w + j) * slots + n);
+        sums[j] += reading * row;
+        lanes.store(next + (w + j) * slots + n, row + writing * (add[w + j] - erase[w + j] * row));
+      });
+    });
+    repeat(block, [&](auto j) MEMNETS_INLINE { vector[w + j] = sum_of<T>(sums[j]); });
+  });
+}
+
 // r = sum_n w(n) M(n) (equation 2).
 template <class T>
 inline void read(const T* MEMNETS_RESTRICT memory, const T* MEMNETS_RESTRICT weights, T* MEMNETS_RESTRICT vector,
@@ -71,24 +90,19 @@ inline void kept(const T* weights, const T* erase, T* MEMNETS_RESTRICT keep, con
 
 // M'(n) = M(n) prod_h (1 - w_h(n) erase_h) + sum_h w_h(n) add_h (equations 3 and 4).
 //
-// `weights` [heads slots]; `erase` and `add` [heads word]; `scratch` [slots].
+// `weights` [heads slots]; `erase` and `add` [heads word]; `scratch` [slots]. `next` may be `memory` itself.
 template <class T>
-inline void write(const T* MEMNETS_RESTRICT memory, const T* MEMNETS_RESTRICT weights, const T* erase, const T* add,
-                  T* MEMNETS_RESTRICT next, T* MEMNETS_RESTRICT scratch, const MemorySizes& sizes) {
+inline void write(const T* memory, const T* MEMNETS_RESTRICT weights, const T* erase, const T* add, T* next,
+                  T* MEMNETS_RESTRICT scratch, const MemorySizes& sizes) {
   const int64_t slots = sizes.slots;
-  if (sizes.write_heads == 1) {
-    each_block(sizes.word, [&](auto block, int64_t w) MEMNETS_INLINE {
-      each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
-        const Vector<T> weight = lanes.load(weights + n);
-        repeat(block, [&](auto j) MEMNETS_INLINE {
-          const Vector<T> row = lanes.load(memory + (w + j) * slots + n);
-          lanes.store(next + (w + j) * slots + n, row + weight * (add[w + j] - erase[w + j] * row));
-        });
-      });
+  for (int64_t w = 0; sizes.write_heads == 1 && w < sizes.word; w++) {
+    const T *row = memory + w * slots, erased = erase[w], added = add[w];
+    each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+      const Vector<T> before = lanes.load(row + n);
+      lanes.store(next + w * slots + n, before + lanes.load(weights + n) * (added - erased * before));
     });
-    return;
   }
-  for (int64_t w = 0; w < sizes.word; w++) {
+  for (int64_t w = 0; sizes.write_heads > 1 && w < sizes.word; w++) {
     const T* row = memory + w * slots;
     kept(weights, erase, scratch, sizes, w);
     each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
@@ -179,13 +193,46 @@ inline void similarity_backward(const T* MEMNETS_RESTRICT memory, T* MEMNETS_RES
     });
 }
 
-// All three of these in one pass, for the usual heads: one that reads and one that writes, both with keys.
+// The usual heads, one that reads and one that writes, both with keys, take fewer passes. One for what reading and
+// writing are given, by `write_backward` and (added to `d_read_weights`) the read; and for the slots' squared norms.
+template <class T>
+inline void use_backward(const T* MEMNETS_RESTRICT memory, const T* MEMNETS_RESTRICT d_next,
+                         const T* MEMNETS_RESTRICT write_weights, const T* d_read, const T* erase, const T* add,
+                         T* MEMNETS_RESTRICT d_read_weights, T* MEMNETS_RESTRICT d_write_weights,
+                         T* MEMNETS_RESTRICT squares, T* MEMNETS_RESTRICT d_erase, T* MEMNETS_RESTRICT d_add,
+                         const MemorySizes& sizes) {
+  const int64_t slots = sizes.slots;
+  std::fill_n(squares, slots, T(0));
+  each_block<4>(sizes.word, [&](auto block, int64_t w) MEMNETS_INLINE {
+    Vector<T> erased[block] = {}, added[block] = {};
+    each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+      const Vector<T> weight = lanes.load(write_weights + n);
+      Vector<T> d_reading = lanes.load(d_read_weights + n), d_writing = lanes.load(d_write_weights + n);
+      Vector<T> square = lanes.load(squares + n);
+      repeat(block, [&](auto j) MEMNETS_INLINE {
+        const Vector<T> row = lanes.load(memory + (w + j) * slots + n), d_row = lanes.load(d_next + (w + j) * slots + n);
+        const Vector<T> d_keep = d_row * row;
+        d_reading += d_read[w + j] * row;
+        d_writing += add[w + j] * d_row - erase[w + j] * d_keep;
+        square += row * row;
+        erased[j] += weight * d_keep;
+        added[j] += weight * d_row;
+      });
+      lanes.store(d_read_weights + n, d_reading);
+      lanes.store(d_write_weights + n, d_writing);
+      lanes.store(squares + n, square);
+    });
+    repeat(block, [&](auto j) MEMNETS_INLINE { d_erase[w + j] = -sum_of<T>(erased[j]), d_add[w + j] = sum_of<T>(added[j]); });
+  });
+}
+
+// And one for `keep_backward`, `read_backward` and `similarity_backward`.
 template <class T>
 inline void memory_backward(const T* MEMNETS_RESTRICT memory, T* MEMNETS_RESTRICT d_memory, const T* read_weights,
                             const T* write_weights, const T* d_read, const T* erase, const T* keys, T* d_keys,
                             int64_t stride, const T* d_dots, const T* d_norms, const MemorySizes& sizes) {
   const int64_t slots = sizes.slots;
-  each_block(sizes.word, [&](auto block, int64_t w) MEMNETS_INLINE {
+  each_block<4>(sizes.word, [&](auto block, int64_t w) MEMNETS_INLINE {
     Vector<T> read_sums[block] = {}, write_sums[block] = {};
     each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
       const Vector<T> reading = lanes.load(read_weights + n), writing = lanes.load(write_weights + n);

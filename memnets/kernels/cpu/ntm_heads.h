@@ -23,50 +23,50 @@ struct HeadSizes {
 
 // What the heads leave behind for the backward pass.
 struct HeadTrace {
-  Tensor emitted;        // [batch steps interface]
-  Tensor memories;       // [batch steps/interval+1 word slots]: before every MEMORY_INTERVAL-th step
-  Tensor weights;        // [batch steps+1 heads slots]
-  Tensor traces;         // [batch steps heads num_traces slots]
-  Tensor inverse_norms;  // [batch steps slots], cosine only
+  Tensor emitted;   // [batch steps interface]
+  Tensor memories;  // [batch steps/interval+1 word slots]: before every MEMORY_INTERVAL-th step
+  Tensor weights;   // [batch steps+1 heads slots]
+  Tensor traces;    // [batch steps heads num_traces slots]
 };
 
 // One step of one sequence's heads: activates the interface, addresses, reads and writes.
 template <class T>
 struct HeadsForward {
   const HeadSizes& sizes;
-  Trace<T> emitted, weights, traces, inverse, final_memory;
+  Trace<T> emitted, weights, traces, final_memory;
   MemorySteps<T> memories;
   AddressScratch<T> scratch;
-  std::vector<T> dots, keep;
+  std::vector<T> dots, inverse, keep;
 
-  HeadsForward(const HeadSizes& sizes, const HeadTrace& saved, const Tensor& final_memory, int64_t first, int64_t rows)
+  // Memories are written in place, but for those that are kept.
+  HeadsForward(const HeadSizes& sizes, const HeadTrace& saved, const Tensor& first_memory, const Tensor& final_memory,
+               int64_t first, int64_t rows)
       : sizes(sizes), emitted(saved.emitted), weights(saved.weights), traces(saved.traces),
-        inverse(saved.inverse_norms), final_memory(final_memory.unsqueeze(1)), memories(saved.memories, first, rows, 2),
-        scratch(sizes.memory.slots, sizes.scheme.shift_width),
-        dots(sizes.heads() * sizes.memory.slots), keep(sizes.memory.slots) {}
+        final_memory(final_memory.unsqueeze(1)), memories(saved.memories, first, rows, 1),
+        scratch(sizes.memory.slots, sizes.scheme.shift_width), dots(sizes.heads() * sizes.memory.slots),
+        inverse(sizes.memory.slots), keep(sizes.memory.slots) {
+    memories.begin(first_memory, first, rows);
+  }
 
   void step(int64_t sequence, int64_t t, const T* raw, T* reads) {
-    const int64_t slots = sizes.memory.slots, heads = sizes.heads(), num_traces = sizes.scheme.num_traces();
-    T* sent = emitted.at(sequence, t);
+    const int64_t slots = sizes.memory.slots, word = sizes.memory.word, heads = sizes.heads();
+    const int64_t reading = sizes.memory.read_heads, num_traces = sizes.scheme.num_traces();
     const T* memory = memories.at(sequence, t);
-    T* norms = inverse.at(sequence, t);
-    T* next_weights = weights.at(sequence, t + 1);
-    traces.fetch(sequence, t + 1);
+    T *sent = emitted.at(sequence, t), *next = memories.at(sequence, t + 1), *used = weights.at(sequence, t + 1);
     activate(raw, sent);
-    if (sizes.scheme.cosine) inverse_norms(memory, norms, slots, sizes.memory.word, T(NORM_EPSILON));
+    if (sizes.scheme.cosine) inverse_norms(memory, inverse.data(), slots, word, T(NORM_EPSILON));
     if (sizes.scheme.key) {
       std::fill(dots.begin(), dots.end(), T(0));
-      multiply_add<T>({sent, sizes.scheme.size()}, {memory, slots}, {dots.data(), slots}, heads, sizes.memory.word,
-                      slots);
+      multiply_add<T>({sent, sizes.scheme.size()}, {memory, slots}, {dots.data(), slots}, heads, word, slots);
     }
     for (int64_t h = 0; h < heads; h++)
-      address(sizes.scheme, sent + h * sizes.scheme.size(), dots.data() + h * slots, norms,
-              weights.at(sequence, t) + h * slots, traces.at(sequence, t) + h * num_traces * slots,
-              next_weights + h * slots, scratch, slots);
-    for (int64_t h = 0; h < sizes.memory.read_heads; h++)
-      read(memory, next_weights + h * slots, reads + h * sizes.memory.word, slots, sizes.memory.word);
-    write(memory, next_weights + sizes.memory.read_heads * slots, sent + sizes.erase_at(), sent + sizes.add_at(),
-          memories.at(sequence, t + 1), keep.data(), sizes.memory);
+      address(sizes.scheme, sent + h * sizes.scheme.size(), dots.data() + h * slots, inverse.data(),
+              weights.at(sequence, t) + h * slots, traces.at(sequence, t) + h * num_traces * slots, used + h * slots,
+              scratch, slots);
+    const T *writing = used + reading * slots, *erase = sent + sizes.erase_at(), *add = sent + sizes.add_at();
+    if (heads == 2) return read_and_write(memory, used, writing, erase, add, next, reads, slots, word);
+    for (int64_t h = 0; h < reading; h++) read(memory, used + h * slots, reads + h * word, slots, word);
+    write(memory, writing, erase, add, next, keep.data(), sizes.memory);
   }
 
   void finish(int64_t sequence, int64_t steps) {
@@ -87,10 +87,11 @@ struct HeadsForward {
   }
 };
 
-// Gradients of the final state's memory [batch word slots] and weights [batch heads slots], and then of the initial
-// one's.
+// Gradients of the state. That of the memory: of the final one `given`, if any, and of the initial one, if it is
+// `wanted` [batch slots word]; that of the weights [batch heads slots]: of the final ones, and then of the initial ones.
 struct HeadGradients {
-  Tensor memory, weights;
+  MaybeTensor given;
+  Tensor wanted, weights;
 };
 
 // The gradient of `HeadsForward::step`.
@@ -98,18 +99,20 @@ template <class T>
 struct HeadsBackward {
   const HeadSizes& sizes;
   const Lengths& lengths;
-  Trace<T> emitted, weights, traces, inverse, d_memories, d_all_weights;
+  Trace<T> emitted, weights, traces, d_all_weights;
   MemorySteps<T> memories;
+  MemoryGradients<T> d_memories;
   AddressScratch<T> scratch;
-  std::vector<T> d_head_weights, d_dots, d_norms, d_emitted, keep;
+  std::vector<T> d_head_weights, d_dots, d_norms, d_emitted, inverse, keep;
 
   HeadsBackward(const HeadSizes& sizes, const Lengths& lengths, const HeadTrace& saved, const HeadGradients& room,
                 int64_t first, int64_t rows)
       : sizes(sizes), lengths(lengths), emitted(saved.emitted), weights(saved.weights), traces(saved.traces),
-        inverse(saved.inverse_norms), d_memories(room.memory.unsqueeze(1)), d_all_weights(room.weights.unsqueeze(1)),
-        memories(saved.memories, first, rows, MEMORY_INTERVAL), scratch(sizes.memory.slots, sizes.scheme.shift_width),
-        d_head_weights(sizes.heads() * sizes.memory.slots), d_dots(sizes.heads() * sizes.memory.slots),
-        d_norms(sizes.memory.slots), d_emitted(sizes.interface()), keep(sizes.memory.slots) {}
+        d_all_weights(room.weights.unsqueeze(1)), memories(saved.memories, first, rows, MEMORY_INTERVAL),
+        d_memories(room.given, room.wanted, sizes.memory.slots, sizes.memory.word, first, rows),
+        scratch(sizes.memory.slots, sizes.scheme.shift_width), d_head_weights(sizes.heads() * sizes.memory.slots),
+        d_dots(sizes.heads() * sizes.memory.slots), d_norms(sizes.memory.slots), d_emitted(sizes.interface()),
+        inverse(sizes.memory.slots), keep(sizes.memory.slots) {}
 
   // Write the memories that weren't kept between the last kept one up to step t and that step.
   void write_again(int64_t sequence, int64_t t) {
@@ -122,33 +125,44 @@ struct HeadsBackward {
 
   void step(int64_t sequence, int64_t t, const T* d_reads, T* d_raw) {
     if (t + 1 == lengths[sequence] || (t + 1) % MEMORY_INTERVAL == 0) write_again(sequence, t);
-    T *d_memory = d_memories.at(sequence, 0), *d_weights = d_all_weights.at(sequence, 0);
+    T *d_memory = d_memories.at(sequence), *d_weights = d_all_weights.at(sequence, 0);
     const int64_t slots = sizes.memory.slots, word = sizes.memory.word, heads = sizes.heads();
     const int64_t reads = sizes.memory.read_heads, writes = sizes.memory.write_heads;
     const int64_t num_traces = sizes.scheme.num_traces(), size = sizes.scheme.size();
     const T *sent = emitted.at(sequence, t), *memory = memories.at(sequence, t);
     const T *used = weights.at(sequence, t + 1), *previous = weights.at(sequence, t);
     const T *erase = sent + sizes.erase_at(), *add = sent + sizes.add_at();
-    traces.fetch(sequence, t - 1);
     T* d_used = d_head_weights.data();
     T* d_sent = d_emitted.data();
+    traces.fetch(sequence, t - 1);
     std::copy_n(d_weights, heads * slots, d_used);
-    multiply_add<T>({d_reads, word}, {memory, slots}, {d_used, slots}, reads, word, slots);
-    for (int64_t h = 0; h < writes; h++)
-      write_backward(memory, d_memory, used + reads * slots, erase, add + h * word, h, d_used + (reads + h) * slots,
-                     d_sent + sizes.erase_at() + h * word, d_sent + sizes.add_at() + h * word, keep.data(),
-                     sizes.memory);
+    const bool usual = heads == 2 && sizes.scheme.key;
+    if (usual) {
+      use_backward(memory, d_memory, used + slots, d_reads, erase, add, d_used, d_used + slots, inverse.data(),
+                   d_sent + sizes.erase_at(), d_sent + sizes.add_at(), sizes.memory);
+      each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+        lanes.store(inverse.data() + n, inverse_root(lanes.load(inverse.data() + n) + T(NORM_EPSILON)));
+      });
+    } else {
+      if (sizes.scheme.cosine) inverse_norms(memory, inverse.data(), slots, word, T(NORM_EPSILON));
+      multiply_add<T>({d_reads, word}, {memory, slots}, {d_used, slots}, reads, word, slots);
+      for (int64_t h = 0; h < writes; h++)
+        write_backward(memory, d_memory, used + reads * slots, erase, add + h * word, h, d_used + (reads + h) * slots,
+                       d_sent + sizes.erase_at() + h * word, d_sent + sizes.add_at() + h * word, keep.data(),
+                       sizes.memory);
+    }
+    weights.fetch(sequence, t - 1), emitted.fetch(sequence, t - 1);
     std::fill(d_norms.begin(), d_norms.end(), T(0));
     for (int64_t h = 0; h < heads; h++) {
       const T* head = sent + h * size;
       T* d_head = d_sent + h * size;
       const T d_key_norm = address_backward(
-          sizes.scheme, head, inverse.at(sequence, t), previous + h * slots,
+          sizes.scheme, head, inverse.data(), previous + h * slots,
           traces.at(sequence, t) + h * num_traces * slots, used + h * slots, d_used + h * slots, d_weights + h * slots,
           d_head, d_dots.data() + h * slots, d_norms.data(), scratch, slots);
       for (int64_t w = 0; sizes.scheme.key && w < word; w++) d_head[w] = -d_key_norm * head[w];
     }
-    if (reads == 1 && writes == 1 && sizes.scheme.key) {
+    if (usual) {
       memory_backward(memory, d_memory, used, used + slots, d_reads, erase, sent, d_sent, size, d_dots.data(),
                       d_norms.data(), sizes.memory);
     } else {
@@ -159,6 +173,8 @@ struct HeadsBackward {
     }
     activate_backward(sent, d_sent, d_raw);
   }
+
+  void finish(int64_t sequence) { d_memories.finish(sequence); }
 
   void activate_backward(const T* MEMNETS_RESTRICT sent, const T* MEMNETS_RESTRICT d_sent,
                          T* MEMNETS_RESTRICT d_raw) const {

@@ -35,17 +35,16 @@ HeadSizes head_sizes(const SequenceCall& call, const Tensor& memory, const Tenso
 HeadTrace allocate(const SequenceCall& call, const HeadSizes& sizes, bool keep) {
   const int64_t batch = call.sizes.batch, slots = sizes.memory.slots;
   const int64_t steps = keep ? call.sizes.steps : 1, states = keep ? call.sizes.steps + 1 : 2;
-  return {call.room({batch, steps, call.sizes.interface}),
-          call.room({batch, keep ? steps / MEMORY_INTERVAL + 1 : 1, sizes.memory.word, slots}),
-          call.room({batch, states, sizes.heads(), slots}),
-          call.room({batch, steps, sizes.heads(), sizes.scheme.num_traces(), slots}),
-          call.room({batch, steps, sizes.scheme.cosine ? slots : 0})};
+  return {call.trace({batch, steps, call.sizes.interface}),
+          call.trace({batch, keep ? steps / MEMORY_INTERVAL + 1 : 1, sizes.memory.word, slots}),
+          call.trace({batch, states, sizes.heads(), slots}),
+          call.trace({batch, steps, sizes.heads(), sizes.scheme.num_traces(), slots})};
 }
 
 Tensor copy(const Tensor& view) { return view.clone(at::MemoryFormat::Contiguous); }
 
 using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
-                           Tensor, Tensor, Tensor, Tensor>;
+                           Tensor, Tensor, Tensor>;
 using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
                             Tensor, Tensor, Tensor>;
 
@@ -62,18 +61,17 @@ Forward forward(const Tensor& inputs, const MaybeTensor& lengths, const Tensor& 
                                      sharpening);
   const int64_t reads = sizes.memory.read_heads, writes = sizes.memory.write_heads;
   const HeadTrace trace = allocate(call, sizes, keep);
-  trace.memories.select(1, 0).copy_(memory.transpose(1, 2));
   trace.weights.select(1, 0).narrow(1, 0, reads).copy_(read_weights);
   trace.weights.select(1, 0).narrow(1, reads, writes).copy_(write_weights);
-  const Tensor final_memory = at::empty(memory.sizes(), inputs.options());
+  const Tensor first_memory = dense_memory(memory), final_memory = at::empty(memory.sizes(), inputs.options());
   const SequenceResult result = run_forward(call, cell, keep, [&]<class T>(int64_t first, int64_t rows) {
-    return HeadsForward<T>(sizes, trace, final_memory, first, rows);
+    return HeadsForward<T>(sizes, trace, first_memory, final_memory, first, rows);
   });
   const Tensor final_weights = call.last(trace.weights);
   return {result.trace.features, final_memory, copy(final_weights.narrow(1, 0, reads)),
           copy(final_weights.narrow(1, reads, writes)), result.read_vectors.view(read_vectors.sizes()), result.hidden,
           result.cell, result.trace.gates, result.trace.cells, result.trace.hiddens, trace.emitted, trace.memories,
-          trace.weights, trace.traces, trace.inverse_norms};
+          trace.weights, trace.traces};
 }
 
 Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, const MaybeTensor& d_read_weights,
@@ -84,8 +82,8 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
                   const MaybeTensor& upper_bias, const Tensor& interface_weight, const Tensor& interface_bias,
                   const Tensor& features, const Tensor& gates, const Tensor& cells, const Tensor& hiddens,
                   const Tensor& emitted, const Tensor& memories, const Tensor& weights, const Tensor& traces,
-                  const Tensor& inverse_norms, c10::string_view similarity, bool strength,
-                  bool gate, int64_t shift_width, bool sharpening, bool wants_inputs) {
+                  c10::string_view similarity, bool strength, bool gate, int64_t shift_width, bool sharpening,
+                  bool wants_inputs, bool wants_memory) {
   const ControllerWeights controller(input_weight, recurrent_weight, bias, upper_weight, upper_bias, interface_weight,
                                      interface_bias);
   const SequenceCall call(OP, inputs, lengths, read_vectors, hidden, controller);
@@ -94,12 +92,12 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
   const HeadSizes sizes = head_sizes(call, memory, first_weights.narrow(1, 0, read_heads),
                                      first_weights.narrow(1, read_heads, write_heads), similarity, strength, gate,
                                      shift_width, sharpening);
-  const HeadTrace trace{emitted, memories, weights, traces, inverse_norms};
+  const HeadTrace trace{emitted, memories, weights, traces};
   const int64_t batch = call.sizes.batch, slots = sizes.memory.slots;
-  const HeadGradients room{at::empty({batch, sizes.memory.word, slots}, inputs.options()),
+  const HeadGradients room{d_memory ? dense_memory(*d_memory) : d_memory,
+                           at::empty({wants_memory ? batch : 0, slots, sizes.memory.word}, inputs.options()),
                            at::empty({batch, sizes.heads(), slots}, inputs.options())};
   const auto set = [](Tensor into, const MaybeTensor& given) { given ? into.copy_(*given) : into.zero_(); };
-  set(room.memory.transpose(1, 2), d_memory);
   set(room.weights.narrow(1, 0, read_heads), d_read_weights);
   set(room.weights.narrow(1, read_heads, write_heads), d_write_weights);
   const SequenceGradients found =
@@ -107,7 +105,7 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
                    wants_inputs, [&]<class T>(int64_t first, int64_t rows) {
                      return HeadsBackward<T>(sizes, call.lengths, trace, room, first, rows);
                    });
-  return {found.inputs, copy(room.memory.transpose(1, 2)), copy(room.weights.narrow(1, 0, read_heads)),
+  return {found.inputs, room.wanted, copy(room.weights.narrow(1, 0, read_heads)),
           copy(room.weights.narrow(1, read_heads, write_heads)), found.read_vectors.view(read_vectors.sizes()),
           found.hidden, found.cell, found.input_weight, found.recurrent_weight, found.bias, found.upper_weight,
           found.upper_bias, found.interface_weight, found.interface_bias};
@@ -123,7 +121,7 @@ TORCH_LIBRARY_FRAGMENT(memnets, library) {
       "Tensor? upper_weight, Tensor? upper_bias, Tensor interface_weight, Tensor interface_bias, str similarity, "
       "bool strength, bool gate, int shift_width, bool sharpening, bool keep) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
-      "Tensor, Tensor)",
+      "Tensor)",
       {at::Tag::pt2_compliant_tag});
   library.def(
       "ntm_sequence_backward(Tensor? d_features, Tensor? d_memory, Tensor? d_read_weights, Tensor? d_write_weights, "
@@ -131,8 +129,8 @@ TORCH_LIBRARY_FRAGMENT(memnets, library) {
       "Tensor? hidden, Tensor input_weight, Tensor? recurrent_weight, Tensor bias, Tensor? upper_weight, "
       "Tensor? upper_bias, Tensor interface_weight, Tensor interface_bias, Tensor features, Tensor gates, "
       "Tensor cells, Tensor hiddens, Tensor emitted, Tensor memories, Tensor weights, Tensor traces, "
-      "Tensor inverse_norms, str similarity, bool strength, bool gate, int shift_width, bool sharpening, "
-      "bool wants_inputs) -> "
+      "str similarity, bool strength, bool gate, int shift_width, bool sharpening, bool wants_inputs, "
+      "bool wants_memory) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
       "Tensor)",
       {at::Tag::pt2_compliant_tag});

@@ -6,26 +6,25 @@ from typing import Any
 
 from torch import Tensor
 
-from memnets.kernels.cpu.sequence import CPUSequence, SequenceSizes, Shapes
+from memnets.kernels.cpu.sequence import CPUSequence, SequenceSizes, Shapes, Steps
 
 MEMORY_INTERVAL = 6
 """A memory is kept for the backward pass every so many steps, as in trace.h."""
 
 
 def _traces(sizes: SequenceSizes, state: tuple[Tensor, ...], options: tuple[Any, ...]) -> Shapes:
-    """Of emitted, memories, weights, addressing's traces, inverse norms."""
+    """Of emitted, memories, weights, addressing's traces."""
     memory, read_weights, write_weights = state
-    similarity, _strength, _gate, _shift_width, sharpening = options
+    similarity = options[0]
     (batch, interface, steps, states, keep), (_, slots, word) = sizes, memory.shape
     heads = read_weights.shape[1] + write_weights.shape[1]
-    kept = (0 if similarity == "none" else 2) + int(sharpening)
-    return [
+    shapes = [
         (batch, steps, interface),
         (batch, steps // MEMORY_INTERVAL + 1 if keep else 1, word, slots),
         (batch, states, heads, slots),
-        (batch, steps, heads, kept, slots),
-        (batch, steps, slots if similarity == "cosine" else 0),
+        (batch, steps, heads, 0 if similarity == "none" else 2, slots),
     ]
+    return [Steps(shape) for shape in shapes]
 
 
 def _state(read_vectors: Tensor, traces: tuple[Any, ...]) -> Shapes:

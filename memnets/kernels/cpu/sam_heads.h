@@ -219,6 +219,8 @@ struct SparseBackward {
       std::copy_n(rows + i * sizes.word, sizes.word, memories.at(sequence, 0) + written(sequence, t, i) * sizes.word);
   }
 
+  void finish(int64_t) {}
+
   int64_t oldest(int64_t sequence, int64_t t, int64_t h) const {
     return slots.at(sequence, t + 1)[h * sizes.places() + sizes.reads];
   }

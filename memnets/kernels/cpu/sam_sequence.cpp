@@ -38,9 +38,9 @@ Tensor copy(const Tensor& view) { return view.clone(at::MemoryFormat::Contiguous
 SparseTrace allocate(const SequenceCall& call, const SparseSizes& sizes, bool keep) {
   const int64_t batch = call.sizes.batch, steps = keep ? call.sizes.steps : 1, states = keep ? call.sizes.steps + 1 : 2;
   const auto options = call.inputs.options();
-  return {call.room({batch, steps, call.sizes.interface}), call.room({batch, states, sizes.heads, sizes.reads}),
+  return {call.trace({batch, steps, call.sizes.interface}), call.trace({batch, states, sizes.heads, sizes.reads}),
           at::zeros({batch, states, sizes.heads, sizes.places()}, options.dtype(at::kLong)),
-          call.room({batch, steps, sizes.writes(), sizes.word}),
+          call.trace({batch, steps, sizes.writes(), sizes.word}),
           at::empty({batch, keep ? sizes.slots : 0, sizes.word}, options)};
 }
 
@@ -90,7 +90,7 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
                   const MaybeTensor& upper_bias, const Tensor& interface_weight, const Tensor& interface_bias,
                   const Tensor& features, const Tensor& gates, const Tensor& cells, const Tensor& hiddens,
                   const Tensor& emitted, const Tensor& weights, const Tensor& slots, const Tensor& replaced,
-                  const Tensor& memories, double, bool wants_inputs) {
+                  const Tensor& memories, double, bool wants_inputs, bool wants_memory) {
   const ControllerWeights controller{input_weight, recurrent_weight, bias,          upper_weight,
                                      upper_bias,   interface_weight, interface_bias};
   const SequenceCall call(OP, inputs, lengths, read_vectors, hidden, controller);
@@ -106,7 +106,7 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
       run_backward(call, {features, gates, cells, hiddens}, {d_features, d_read_vectors, d_hidden, d_cell},
                    wants_inputs,
                    [&]<class T>(int64_t, int64_t) { return SparseBackward<T>(sizes, trace, again, room); });
-  return {found.inputs, room.memory, room.read_weights, room.write_weights,
+  return {found.inputs, wants_memory ? room.memory : at::empty({0, sizes.slots, sizes.word}, options), room.read_weights, room.write_weights,
           found.read_vectors.view(read_vectors.sizes()), found.hidden, found.cell, found.input_weight,
           found.recurrent_weight, found.bias, found.upper_weight, found.upper_bias, found.interface_weight,
           found.interface_bias};
@@ -130,7 +130,7 @@ TORCH_LIBRARY_FRAGMENT(memnets, library) {
       "Tensor read_vectors, Tensor? hidden, Tensor input_weight, Tensor? recurrent_weight, Tensor bias, "
       "Tensor? upper_weight, Tensor? upper_bias, Tensor interface_weight, Tensor interface_bias, Tensor features, "
       "Tensor gates, Tensor cells, Tensor hiddens, Tensor emitted, Tensor weights, Tensor slots, Tensor replaced, "
-      "Tensor memories, float threshold, bool wants_inputs) -> "
+      "Tensor memories, float threshold, bool wants_inputs, bool wants_memory) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
       "Tensor)",
       {at::Tag::pt2_compliant_tag});

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from memnets.kernels.cpu.sequence import CPUSequence, Integers, SequenceSizes, Shapes
+from memnets.kernels.cpu.sequence import CPUSequence, Integers, SequenceSizes, Shapes, Steps
 
 
 def _traces(sizes: SequenceSizes, state: tuple[Tensor, ...], options: tuple[Any, ...]) -> Shapes:
@@ -14,10 +14,10 @@ def _traces(sizes: SequenceSizes, state: tuple[Tensor, ...], options: tuple[Any,
     (batch, interface, steps, states, keep), memory, read_weights = sizes, *state[:2]
     (_, slots, word), (_, heads, k) = memory.shape, read_weights.shape
     return [
-        (batch, steps, interface),
-        (batch, states, heads, k),
+        Steps((batch, steps, interface)),
+        Steps((batch, states, heads, k)),
         Integers((batch, states, heads, k + 1)),
-        (batch, steps, heads * (k + 1), word),
+        Steps((batch, steps, heads * (k + 1), word)),
         (batch, slots if keep else 0, word),
     ]
 

@@ -20,6 +20,10 @@ class Integers(tuple[int, ...]):
     """Shape of a tensor of whole numbers."""
 
 
+class Steps(tuple[int, ...]):
+    """Shape `[batch steps ...]` of a trace whose steps lie one after the other."""
+
+
 NUM_WEIGHTS = 7
 """Input, recurrent and bias, upper and its bias, interface and its bias."""
 
@@ -41,8 +45,8 @@ class CPUSequence:
     `<name>_forward` takes inputs, lengths, the memory's state, read vectors, hidden, cell, the controller's weights,
     options, keep; it gives features, the state likewise, gates, cells, hiddens and the memory's traces.
     `<name>_backward` takes the gradients of features and state, then inputs, lengths, read vectors, hidden, weights,
-    features, gates, cells, hiddens, traces, options, and whether inputs need a gradient; it gives the gradients of
-    inputs, state and weights.
+    features, gates, cells, hiddens, traces, options, and whether inputs and memory, the state's first, need a gradient;
+    it gives the gradients of inputs, state and weights.
 
     Attributes:
         name: of the op.
@@ -109,10 +113,10 @@ class CPUSequence:
     def save(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keep what the gradient needs."""
         given, lengths, *rest = inputs[: self.num_tensors]
-        read_vectors, hidden, _cell, *weights = rest[self.num_state :]
+        memory, read_vectors, hidden, _cell, *weights = rest[0], *rest[self.num_state :]
         features, traces = output[0], output[self.num_results :]
         ctx.save_for_backward(given, lengths, read_vectors, hidden, *weights, features, *traces)
-        ctx.options = (*inputs[self.num_tensors : -1], given.requires_grad)
+        ctx.options = (*inputs[self.num_tensors : -1], given.requires_grad, memory.requires_grad)
         ctx.set_materialize_grads(False)
 
     def gradient(self, ctx: Any, *gradients: Tensor | None) -> Tensors:
@@ -125,10 +129,10 @@ class CPUSequence:
         hidden_at = 1 + integers_at
         absent = set() if recurrent is not None else {hidden_at, hidden_at + 1, hidden_at + 3}
         absent |= set() if upper is not None else {hidden_at + 5, hidden_at + 6}
-        absent |= set() if ctx.options[-1] else {0}
+        absent |= {place for place, wanted in enumerate(ctx.options[-2:]) if not wanted}
         first, *others = (None if i in absent else gradient for i, gradient in enumerate(found))
         state = *others[: integers_at - 1], *[None] * self.num_integers
-        return first, None, *state, *others[integers_at - 1 :], *[None] * len(ctx.options)
+        return first, None, *state, *others[integers_at - 1 :], *[None] * (len(ctx.options) - 1)
 
     def _fake_forward(self, *arguments: Any) -> tuple[Tensor, ...]:
         inputs, _lengths, *rest = arguments[: self.num_tensors]
@@ -145,9 +149,9 @@ class CPUSequence:
             read_vectors.shape,
             (batch, layers, hidden),
             (batch, layers, hidden),
-            (batch, steps, layers, weights[0].shape[0]),
-            (batch, states, layers, hidden),
-            (batch, states, lower, hidden),
+            Steps((batch, steps, layers, weights[0].shape[0])),
+            Steps((batch, states, layers, hidden)),
+            Steps((batch, states, lower, hidden)),
             *self.trace_shapes(SequenceSizes(batch, interface, steps, states, keep), state, tuple(options)),
         ]
         return tuple(_empty(inputs, shape) for shape in shapes)
@@ -157,9 +161,12 @@ class CPUSequence:
         weights, traces = rest[:NUM_WEIGHTS], tuple(rest[NUM_WEIGHTS + 4 :])
         interface, (layers, lower) = weights[5], _layers(weights)
         (gates, _), hidden, batch = weights[0].shape, interface.shape[1], len(inputs)
+        wants_inputs, wants_memory = arguments[-2:]
+        memory, *others = self.state_shapes(read_vectors, traces)
         shapes = [
-            inputs.shape if arguments[-1] else (0, *inputs.shape[1:]),
-            *self.state_shapes(read_vectors, traces),
+            inputs.shape if wants_inputs else (0, *inputs.shape[1:]),
+            memory if wants_memory else (0, *memory[1:]),
+            *others,
             read_vectors.shape,
             (batch, layers, hidden),
             (batch, layers, hidden),
@@ -175,6 +182,9 @@ class CPUSequence:
 
 
 def _empty(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if isinstance(shape, Steps):
+        batch, steps, *others = shape
+        return like.new_empty((steps, batch, *others)).transpose(0, 1)
     return like.new_empty(shape, dtype=torch.int64 if isinstance(shape, Integers) else None)
 
 

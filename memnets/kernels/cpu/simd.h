@@ -135,12 +135,13 @@ inline MEMNETS_INLINE void repeat(std::integral_constant<int, COUNT>, const Body
   }(std::make_integer_sequence<int, COUNT>{});
 }
 
-// body(block, i) for the numbers 0 to size - 1 in blocks of 8, then 4, then 1, whose size is a constant to the compiler.
-template <class Body>
+// body(block, i) for the numbers 0 to size - 1 in blocks of MOST, then 4, then 1, whose size is a constant to the compiler.
+template <int MOST = 8, class Body>
 inline MEMNETS_INLINE void each_block(int64_t size, const Body& body) {
   int64_t i = 0;
-  for (; i + 8 <= size; i += 8) body(std::integral_constant<int, 8>{}, i);
-  for (; i + 4 <= size; i += 4) body(std::integral_constant<int, 4>{}, i);
+  for (; i + MOST <= size; i += MOST) body(std::integral_constant<int, MOST>{}, i);
+  if constexpr (MOST > 4)
+    for (; i + 4 <= size; i += 4) body(std::integral_constant<int, 4>{}, i);
   for (; i < size; i++) body(std::integral_constant<int, 1>{}, i);
 }
 

@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 
+#include <optional>
 #include <vector>
 
 #include "matrix.h"
@@ -10,25 +11,28 @@
 namespace memnets {
 
 // What one step of every sequence left behind, a `[batch steps ...]` tensor: `rows` steps are kept, older ones
-// overwritten. Where a trace has a row more than there are steps, row 0 is the initial state.
+// overwritten. The sequences of a step, or the steps of a sequence, lie one after the other. Where a trace has a row more than there are steps, row 0 is the initial state.
 template <class T>
 struct Trace {
   explicit Trace(const at::Tensor& tensor)
       : start(tensor.data_ptr<T>()), rows(tensor.size(1)),
-        size(tensor.numel() / std::max<int64_t>(tensor.size(0) * tensor.size(1), 1)) {}
-  T* at(int64_t sequence, int64_t step) const { return start + (sequence * rows + step % rows) * size; }
+        size(tensor.numel() / std::max<int64_t>(tensor.size(0) * tensor.size(1), 1)), sequence_stride(tensor.stride(0)),
+        step_stride(tensor.stride(1)) {}
+  T* at(int64_t sequence, int64_t step) const {
+    return start + sequence * sequence_stride + (step < rows ? step : step % rows) * step_stride;
+  }
   // A step of the sequences from `first` on, a row each: its numbers from `offset` on.
   Rows<T> across(int64_t first, int64_t step, int64_t offset = 0) const {
-    return {at(first, step) + offset, rows * size};
+    return {at(first, step) + offset, sequence_stride};
   }
-  // Have a step brought near: it is needed when the other sequences have had theirs.
+  // Have a step brought near that is needed when the other sequences have had their turn.
   void fetch(int64_t sequence, int64_t step) const {
     if (step < 0 || step >= rows) return;
     const T* from = at(sequence, step);
     for (int64_t i = 0; i < size; i += 64 / sizeof(T)) __builtin_prefetch(from + i, 0, 2);
   }
   T* start;
-  int64_t rows, size;
+  int64_t rows, size, sequence_stride, step_stride;
 };
 
 // Something too large to be kept at every step, as a memory, step by step: what every `interval`-th step found lies in
@@ -61,11 +65,48 @@ inline at::Tensor working_space(const at::Tensor& trace, int64_t sequences, int6
 // step's memory would be more than half of what is kept.
 constexpr int64_t MEMORY_INTERVAL = 6;
 
+// A memory `[batch slots word]` whose own numbers lie one after the other; it may be the same for all of the batch.
+inline at::Tensor dense_memory(const at::Tensor& memory) {
+  return memory.size(0) && memory.select(0, 0).is_contiguous() ? memory : memory.contiguous();
+}
+
 // The memories of a chunk's `rows` sequences, step by step, those that aren't kept in `places` steps of working space.
 template <class T>
 struct MemorySteps : KeptSteps<T> {
   MemorySteps(const at::Tensor& memories, int64_t first, int64_t rows, int64_t places)
-      : KeptSteps<T>(memories, MEMORY_INTERVAL, first, working_space(memories, rows, places)) {}
+      : KeptSteps<T>(memories, MEMORY_INTERVAL, first, working_space(memories, rows, places)),
+        word(memories.size(2)), slots(memories.size(3)) {}
+  // Take up the memories before the first step, `dense_memory`s [batch slots word].
+  void begin(const at::Tensor& memory, int64_t first, int64_t rows) {
+    const Trace<T> given(memory.unsqueeze(1));
+    for (int64_t b = first; b < first + rows; b++)
+      transpose<T>({given.at(b, 0), word}, {this->at(b, 0), slots}, slots, word);
+  }
+  int64_t word, slots;
+};
+
+// Gradients of a chunk's memories, word by word: of the final ones at first, of the initial ones at last.
+template <class T>
+struct MemoryGradients {
+  // `given`, a `dense_memory`, and `wanted` [batch slots word], where there are any; `wanted` has no sequences else.
+  MemoryGradients(const std::optional<at::Tensor>& given, const at::Tensor& wanted, int64_t slots, int64_t word,
+                  int64_t first, int64_t rows)
+      : wanted(wanted.unsqueeze(1)), is_wanted(wanted.size(0)), first(first), slots(slots), word(word),
+        numbers(rows * slots * word, T(0)) {
+    if (!given) return;
+    const Trace<T> from(given->unsqueeze(1));
+    for (int64_t b = first; b < first + rows; b++)
+      transpose<T>({from.at(b, 0), word}, {at(b), slots}, slots, word);
+  }
+  T* at(int64_t sequence) { return numbers.data() + (sequence - first) * slots * word; }
+  // After a sequence's first step.
+  void finish(int64_t sequence) {
+    if (is_wanted) transpose<T>({at(sequence), slots}, {wanted.at(sequence, 0), word}, word, slots);
+  }
+  Trace<T> wanted;
+  bool is_wanted;
+  int64_t first, slots, word;
+  std::vector<T> numbers;
 };
 
 }  // namespace memnets

@@ -63,10 +63,8 @@ inline Floats times_power_of_two(Floats x, Floats power) {
 }
 #endif
 
-// e^x, for x within the range of normal numbers and its nearest end beyond.
-inline Floats exponential(Floats x) {
-  x = within(x, -87.3f, 88.0f);
-  const Floats whole = rounded(x * 1.44269504088896341f);
+// e^rest - 1 with rest = x - whole log 2.
+inline Floats exponential_series(Floats x, Floats whole) {
   const Floats rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;  // log 2 in two parts
   Floats series = spread(1.9875691500e-4f);
   series = series * rest + 1.3981999507e-3f;
@@ -74,7 +72,13 @@ inline Floats exponential(Floats x) {
   series = series * rest + 4.1665795894e-2f;
   series = series * rest + 1.6666665459e-1f;
   series = series * rest + 5.0000001201e-1f;
-  return times_power_of_two(series * rest * rest + rest + 1.0f, whole);
+  return series * rest * rest + rest;
+}
+// e^x, for x within the range of normal numbers and its nearest end beyond.
+inline Floats exponential(Floats x) {
+  x = within(x, -87.3f, 88.0f);
+  const Floats whole = rounded(x * 1.44269504088896341f);
+  return times_power_of_two(exponential_series(x, whole) + 1.0f, whole);
 }
 inline Doubles exponential(Doubles x) {
   return elementwise<double>(x, [](double y) { return std::exp(y); });
@@ -103,17 +107,12 @@ inline Doubles logarithm(Doubles x) {
   return elementwise<double>(x, [](double y) { return std::log(y); });
 }
 
+// From e^2x - 1, which near 0 is the series itself: nothing cancels.
 inline Floats hyperbolic_tangent(Floats x) {
-  const Floats size = x < 0.0f ? -x : x, square = x * x;
-  Floats series = spread(-5.70498872745e-3f);
-  series = series * square + 2.06390887954e-2f;
-  series = series * square - 5.37397155531e-2f;
-  series = series * square + 1.33314422036e-1f;
-  series = series * square - 3.33332819422e-1f;
-  const Floats small = series * square * x + x;
-  const Floats positive = 1.0f - 2.0f * reciprocal(exponential(2.0f * size) + 1.0f);
-  const Floats large = x < 0.0f ? -positive : positive;
-  return size < 0.625f ? small : large;
+  const Floats twice = within(x + x, -40.0f, 40.0f);  // beyond, it is 1
+  const Floats whole = rounded(twice * 1.44269504088896341f), power = times_power_of_two(spread(1.0f), whole);
+  const Floats grown = power * exponential_series(twice, whole) + (power - 1.0f);
+  return grown * reciprocal(grown + 2.0f);
 }
 inline Doubles hyperbolic_tangent(Doubles x) {
   return elementwise<double>(x, [](double y) { return std::tanh(y); });
