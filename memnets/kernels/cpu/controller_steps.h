@@ -21,7 +21,6 @@ template <class T>
 struct Space {
   Space(int64_t rows, int64_t size) : numbers(rows * padded<T>(size), T(0)), width(padded<T>(size)) {}
   Rows<T> rows() { return {numbers.data(), width}; }
-  void clear() { std::fill(numbers.begin(), numbers.end(), T(0)); }
   std::vector<T> numbers;
   int64_t width;
 };
@@ -59,23 +58,25 @@ struct ControllerForward {
   }
 
   void bottom_sums(int64_t t) {
-    const Rows<T> before = seen(t - 1), sums = space.rows();
-    const T* bias = call.weights.bias.const_data_ptr<T>();
-    for (int64_t b = 0; b < rows; b++) std::copy_n(bias, sizes.gates, sums.row(b));
-    multiply(inputs.across(first, t), weights.bottom, sizes.features(), sizes.input);
-    if (sizes.layers == 1) return multiply(before, weights.bottom, 0, sizes.features());
-    multiply(hidden(0, t - 1), weights.bottom, 0, sizes.hidden);
-    multiply(before.from(0, sizes.hidden), weights.bottom, sizes.hidden, sizes.reads);
+    const Rows<T> before = seen(t - 1);
+    start_with(call.weights.bias, 0, inputs.across(first, t), weights.bottom, sizes.features(), sizes.input);
+    if (sizes.layers == 1) return add(before, weights.bottom, 0, sizes.features());
+    add(hidden(0, t - 1), weights.bottom, 0, sizes.hidden);
+    add(before.from(0, sizes.hidden), weights.bottom, sizes.hidden, sizes.reads);
   }
   void upper_sums(int64_t layer, int64_t t) {
-    const T* bias = call.weights.upper_bias.const_data_ptr<T>() + (layer - 1) * sizes.gates;
-    for (int64_t b = 0; b < rows; b++) std::copy_n(bias, sizes.gates, space.rows().row(b));
-    multiply(hidden(layer - 1, t), weights.upper[layer - 1], 0, sizes.hidden);
-    multiply(hidden(layer, t - 1), weights.upper[layer - 1], sizes.hidden, sizes.hidden);
+    const Tensor& matrix = weights.upper[layer - 1];
+    start_with(call.weights.upper_bias, layer - 1, hidden(layer - 1, t), matrix, 0, sizes.hidden);
+    add(hidden(layer, t - 1), matrix, sizes.hidden, sizes.hidden);
   }
-  // sums += vectors times the `depth` rows of a matrix from `row` on
-  void multiply(Rows<T> vectors, const Tensor& matrix, int64_t row, int64_t depth) {
-    multiply_add(constant(vectors), rows_of<T>(matrix, row), space.rows(), rows, depth, matrix.size(1));
+  // The sums are a row of biases, then grow by vectors times the `depth` rows of a matrix from `row` on.
+  void start_with(const Tensor& biases, int64_t layer, Rows<T> vectors, const Tensor& matrix, int64_t row,
+                  int64_t depth) {
+    const Rows<const T> bias{biases.const_data_ptr<T>() + layer * sizes.gates, 0};
+    multiply(bias, constant(vectors), rows_of<T>(matrix, row), space.rows(), rows, depth, sizes.gates);
+  }
+  void add(Rows<T> vectors, const Tensor& matrix, int64_t row, int64_t depth) {
+    multiply_add(constant(vectors), rows_of<T>(matrix, row), space.rows(), rows, depth, sizes.gates);
   }
 
   const SequenceCall& call;
@@ -106,7 +107,7 @@ struct ControllerBackward {
         d_reads(room.d_reads.unsqueeze(1)), d_hidden(room.d_hidden.unsqueeze(1)), d_cell(room.d_cell.unsqueeze(1)),
         d_inputs(room.d_inputs), wants_inputs(room.d_inputs.size(0)), first(first), rows(rows),
         bottom(rows, sizes.features() + (wants_inputs ? sizes.input : 0)),
-        upper(rows, sizes.layers > 1 ? 2 * sizes.hidden : 0), of_bottom(room.bottom, worker, rows),
+        upper(rows, sizes.layers > 1 ? 2 * sizes.hidden : 0), zeros(std::max(bottom.width, upper.width), T(0)), of_bottom(room.bottom, worker, rows),
         of_interface(room.interface, worker, rows) {
     for (const LayerSums& sums : room.upper) of_upper.emplace_back(sums, worker, rows);
   }
@@ -159,7 +160,7 @@ struct ControllerBackward {
   }
 
   void bottom_backward(int64_t t, Rows<T> d_sums) {
-    multiply(d_sums, weights.bottom, bottom);
+    multiply_sums(d_sums, weights.bottom, bottom);
     for (int64_t b = 0; b < rows; b++) {
       if (!runs(b, t)) continue;
       const T* d_seen = bottom.rows().row(b);
@@ -170,7 +171,7 @@ struct ControllerBackward {
   }
   // To the layer's own last hidden vector, and to the layer below, whose next step has had its say.
   void upper_backward(int64_t layer, int64_t t, Rows<T> d_sums, Rows<T> d_below) {
-    multiply(d_sums, weights.upper[layer - 1], upper);
+    multiply_sums(d_sums, weights.upper[layer - 1], upper);
     for (int64_t b = 0; b < rows; b++) {
       if (!runs(b, t)) continue;
       const T* d_seen = upper.rows().row(b);
@@ -180,9 +181,9 @@ struct ControllerBackward {
       std::copy_n(d_seen + sizes.hidden, sizes.hidden, own);
     }
   }
-  void multiply(Rows<T> d_sums, const Tensor& matrix, Space<T>& into) {
-    into.clear();
-    multiply_add(constant(d_sums), rows_of<T>(matrix), into.rows(), rows, sizes.gates, matrix.size(1));
+  void multiply_sums(Rows<T> d_sums, const Tensor& matrix, Space<T>& into) {
+    const Rows<const T> zero{zeros.data(), 0};
+    multiply(zero, constant(d_sums), rows_of<T>(matrix), into.rows(), rows, sizes.gates, matrix.size(1));
   }
 
   const SequenceCall& call;
@@ -192,6 +193,7 @@ struct ControllerBackward {
   bool wants_inputs;
   int64_t first, rows;
   Space<T> bottom, upper;
+  std::vector<T> zeros;
   WeightGradient<T> of_bottom, of_interface;
   std::vector<WeightGradient<T>> of_upper;
 };

@@ -130,30 +130,40 @@ Rows<const T> constant(Rows<T> rows) {
   return {rows.start, rows.stride};
 }
 
+inline int64_t width_of(std::initializer_list<Tensor> matrices) {
+  int64_t columns = 0;
+  for (const Tensor& matrix : matrices) columns += matrix.size(1);
+  return columns;
+}
+inline Tensor dense_rows(const Tensor& matrix) { return matrix.stride(1) == 1 ? matrix : matrix.contiguous(); }
+
 // The matrices side by side, rows padded to whole vectors with zeros.
 template <class T>
 Tensor packed(std::initializer_list<Tensor> matrices) {
-  int64_t columns = 0, at = 0;
-  for (const Tensor& matrix : matrices) columns += matrix.size(1);
-  const Tensor first = *matrices.begin(), into = at::zeros({first.size(0), padded<T>(columns)}, first.options());
+  const int64_t rows = matrices.begin()->size(0), columns = width_of(matrices);
+  const Tensor into = at::empty({rows, padded<T>(columns)}, matrices.begin()->options());
+  int64_t at = 0;
   for (const Tensor& matrix : matrices) {
-    into.narrow(1, at, matrix.size(1)).copy_(matrix);
-    at += matrix.size(1);
+    const Tensor dense = dense_rows(matrix);
+    const Rows<const T> from = rows_of<T>(dense);
+    for (int64_t i = 0; i < rows; i++) std::copy_n(from.row(i), dense.size(1), into.data_ptr<T>() + i * into.size(1) + at);
+    at += dense.size(1);
   }
+  for (int64_t i = 0; i < rows; i++)
+    std::fill(into.data_ptr<T>() + i * into.size(1) + columns, into.data_ptr<T>() + (i + 1) * into.size(1), T(0));
   return into;
 }
 
 // The transpose of the matrices side by side, its rows padded likewise.
 template <class T>
 Tensor packed_transposed(std::initializer_list<Tensor> matrices) {
-  int64_t columns = 0, at = 0;
-  for (const Tensor& matrix : matrices) columns += matrix.size(1);
-  const Tensor first = *matrices.begin(), into = at::zeros({columns, padded<T>(first.size(0))}, first.options());
+  const int64_t rows = matrices.begin()->size(0);
+  const Tensor into = at::zeros({width_of(matrices), padded<T>(rows)}, matrices.begin()->options());
+  int64_t at = 0;
   for (const Tensor& matrix : matrices) {
-    const Tensor dense = matrix.stride(1) == 1 ? matrix : matrix.contiguous();
-    transpose<T>(rows_of<T>(dense), {into.data_ptr<T>() + at * into.stride(0), into.stride(0)}, dense.size(0),
-                 dense.size(1));
-    at += matrix.size(1);
+    const Tensor dense = dense_rows(matrix);
+    transpose<T>(rows_of<T>(dense), {into.data_ptr<T>() + at * into.size(1), into.size(1)}, rows, dense.size(1));
+    at += dense.size(1);
   }
   return into;
 }

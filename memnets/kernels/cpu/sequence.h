@@ -71,14 +71,13 @@ void forward_chunk(const SequenceCall& call, ControllerForward<T>& controller, c
                    const SequenceResult& into) {
   const auto& sizes = call.sizes;
   const int64_t first = controller.first, rows = controller.rows, hidden = sizes.hidden;
-  const T* bias = call.weights.interface_bias.const_data_ptr<T>();
+  const Rows<const T> bias{call.weights.interface_bias.const_data_ptr<T>(), 0};
   Space<T> space(rows, sizes.interface);
   const Rows<T> raw = space.rows();
   for (int64_t t = 0, steps = call.lengths.most(first, first + rows); t < steps; t++) {
     controller.step(t);
     const Rows<T> now = controller.seen(t);
-    for (int64_t b = 0; b < rows; b++) std::copy_n(bias, sizes.interface, raw.row(b));
-    multiply_add(constant(now), rows_of<T>(interface), raw, rows, hidden, interface.size(1));
+    multiply(bias, constant(now), rows_of<T>(interface), raw, rows, hidden, sizes.interface);
     for (int64_t b = 0; b < rows; b++)
       if (t < call.lengths[first + b]) heads.step(first + b, t, raw.row(b), now.row(b) + hidden);
   }

@@ -200,7 +200,8 @@ class _Sequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernel: CPUSequence, options: tuple[Any, ...], *given: Tensor | None) -> tuple[Tensor, ...]:
         arguments = (*given, *options, True)
-        output: tuple[Tensor, ...] = kernel.forward(*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            output: tuple[Tensor, ...] = kernel.forward(*arguments)
         kernel.save(ctx, arguments, output)
         ctx.kernel = kernel
         return output[: kernel.num_results]
