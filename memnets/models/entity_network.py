@@ -1,0 +1,142 @@
+"""Recurrent Entity Network (Henaff, Weston, Szlam, Bordes & LeCun 2017, arXiv:1612.03969)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from memnets.contracts import Spec, Story
+from memnets.memory.memory_network import PaddedEmbedding, is_told, normal
+from memnets.models.base import SequenceModel, check_spec
+from memnets.ops.content_address import content_read
+
+SHORTEST = 1e-6
+"""Length below which a vector has no direction."""
+
+
+class EntityNetworkState(NamedTuple):
+    """What the cells hold."""
+
+    memory: Float[Tensor, "batch slots word"]
+
+
+class DynamicMemory(nn.Module):
+    """Cells that each have a key w_j and are updated side by side, with the same U, V and W (section 2.2)."""
+
+    def __init__(self, memory_size: int, word_size: int) -> None:
+        super().__init__()
+        self.keys = normal(memory_size, word_size)
+        self.from_memory = normal(word_size, word_size)
+        self.from_key = normal(word_size, word_size)
+        self.from_sentence = normal(word_size, word_size)
+        self.slopes = nn.Parameter(torch.ones(word_size))
+
+    def forward(
+        self,
+        memory: Float[Tensor, "batch slots word"],
+        sentence: Float[Tensor, "batch word"],
+        told: Bool[Tensor, " batch"],
+    ) -> Float[Tensor, "batch slots word"]:
+        """Memory after a sentence; rows that are told none keep theirs.
+
+        h_j' = (h_j + g_j c_j) / |h_j + g_j c_j| (equations 4 and 5), with the gate g_j = σ(sᵀ h_j + sᵀ w_j)
+        (equation 2) and the candidate c_j = φ(U h_j + V w_j + W s) (equation 3).
+        """
+        gate = torch.sigmoid(torch.einsum("bw,bnw->bn", sentence, memory + self.keys))
+        about_cells = memory @ self.from_memory.T + self.keys @ self.from_key.T
+        candidate = self.activation(about_cells + (sentence @ self.from_sentence.T)[:, None])
+        updated = unit_length(memory + gate[:, :, None] * candidate)
+        return torch.where(told[:, None, None], updated, memory)
+
+    def activation(self, units: Float[Tensor, "*shape word"]) -> Float[Tensor, "*shape word"]:
+        """φ, a PReLU: a unit below 0 is multiplied by its slope. Slopes begin at 1, so φ begins as the identity."""
+        return torch.where(units > 0, units, self.slopes * units)
+
+
+class EntityNetwork(SequenceModel):
+    """Reads a story sentence by sentence into its cells, and answers a question from them with one word.
+
+    The state is the memory: a story may be told in parts, and asked about after each. Where the paper's section 2 is
+    silent this follows the authors' code: the memory begins as the keys, sentences and questions have a mask each, and
+    cells and answer share φ. Masks begin at 1, a bag of words (in their code the question's alone). Their biases in
+    the gate and beside U are not in the paper's equations, and not here.
+
+    Args:
+        spec: the task's sizes.
+        memory_size: number of cells.
+        word_size: width of a cell, of its key and of a word's embedding.
+
+    Raises:
+        ValueError: no cells, cells of no width, or a task that is no story.
+    """
+
+    accepts = frozenset({"story"})
+
+    def __init__(self, spec: Spec, memory_size: int = 20, word_size: int = 100) -> None:
+        super().__init__()
+        check_spec(EntityNetwork, spec)
+        _check(memory_size, word_size)
+        self.words = PaddedEmbedding(spec.input_size, word_size)
+        self.story_mask = nn.Parameter(torch.ones(spec.sentence_size, word_size))
+        self.query_mask = nn.Parameter(torch.ones(spec.sentence_size, word_size))
+        self.memory = DynamicMemory(memory_size, word_size)
+        self.from_read = normal(word_size, word_size)
+        self.answer = normal(spec.output_size, word_size)
+
+    def initial_state(self, batch_size: int) -> EntityNetworkState:
+        """Every cell holds its key."""
+        return EntityNetworkState(self.memory.keys.expand(batch_size, -1, -1))
+
+    def forward(
+        self, inputs: Story, state: EntityNetworkState | None = None
+    ) -> tuple[Float[Tensor, "batch output"], EntityNetworkState]:
+        """Logits y (equation 6), and the memory after the story.
+
+        Raises:
+            ValueError: sentences longer than the task said.
+        """
+        state = self.initial_state(len(inputs.query)) if state is None else state
+        memory = self._tell(inputs.story, state.memory)
+        return self._ask(inputs.query, memory), EntityNetworkState(memory)
+
+    def compiled_part(self) -> nn.Module:
+        """Return the step: compiling the loop would compile once per length of a story."""
+        return self.memory
+
+    def _tell(self, story: Int[Tensor, "batch sentences words"], memory: Tensor) -> Float[Tensor, "batch slots word"]:
+        """Memory after all sentences, in order."""
+        sentences = _encode(self.words(story), self.story_mask)
+        for sentence, told in zip(sentences.unbind(1), is_told(story).unbind(1), strict=True):
+            memory = self.memory(memory, sentence, told)
+        return memory
+
+    def _ask(self, query: Int[Tensor, "batch words"], memory: Tensor) -> Float[Tensor, "batch output"]:
+        """y = R φ(q + H u), with u = Σ_j p_j h_j and p_j = Softmax(qᵀ h_j) (equation 6)."""
+        asked = _encode(self.words(query), self.query_mask)
+        found, _ = content_read(memory, asked[:, None], torch.ones_like(asked[:, :1]), similarity="dot")
+        return self.memory.activation(asked + found[:, 0] @ self.from_read.T) @ self.answer.T
+
+
+def unit_length(vectors: Float[Tensor, "*shape word"]) -> Float[Tensor, "*shape word"]:
+    """h / |h| (equation 5); vectors shorter than `SHORTEST` stay as they are, and so do their gradients."""
+    squared = vectors.square().sum(-1, keepdim=True)
+    return vectors * torch.rsqrt(torch.where(squared > SHORTEST**2, squared, 1.0))
+
+
+def _encode(
+    embedded: Float[Tensor, "*shape words word"], mask: Float[Tensor, "most_words word"]
+) -> Float[Tensor, "*shape word"]:
+    """s = Σ_i f_i ⊙ e_i (equation 1), with the mask's rows as f."""
+    num_words = embedded.shape[-2]
+    if num_words > len(mask):
+        raise ValueError(f"a sentence has up to {num_words} words, but the task's sentence_size is {len(mask)}")
+    return (embedded * mask[:num_words]).sum(-2)
+
+
+def _check(memory_size: int, word_size: int) -> None:
+    for name, size in {"memory_size": memory_size, "word_size": word_size}.items():
+        if size < 1:
+            raise ValueError(f"EntityNetwork.{name} must be at least 1, not {size}")
