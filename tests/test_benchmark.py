@@ -45,7 +45,7 @@ def row(**changes) -> KernelRecord:
     values = dict.fromkeys(KernelRecord.__dataclass_fields__, 1.5) | dict.fromkeys(
         ["batch", "threads", "heads", "slots", "word", "time"], 2
     )
-    text = {"case": "read", "kernel": "cpu", "device": "cpu (A)", "torch": "2", "command": "c", "commit": "abc"}
+    text = {"case": "read", "kernel": "cpu", "device": "cpu (A(R) B Processor)", "torch": "2", "command": "c", "commit": "abc"}
     return KernelRecord(**values | text | {"date": "2025-01-02"} | changes)
 
 
@@ -298,8 +298,8 @@ class TestRecords:
         text = render_kernels([cpu, replace(cpu, threads=1)])
         time, memory, told = text.split("\n\n")
         assert time.splitlines()[2:] == [
-            "| read | 2 | 2 | 2 | 2 | 2 | cpu, 2 threads | 1.5 | 1,234 | 1.5 | - | - | 1.5 | 1.5 | 1.5 | 1.5 |",
-            "| read | 2 | 2 | 2 | 2 | 2 | cpu, 1 thread | 1.5 | 1,234 | 1.5 | - | - | 1.5 | 1.5 | 1.5 | 1.5 |",
+            "| read | 2 | 2 | 2 | 2 | 2 | A B, 2 threads | 1.5 | 1,234 | 1.5 | - | - | 1.5 | 1.5 | 1.5 | 1.5 |",
+            "| read | 2 | 2 | 2 | 2 | 2 | A B, 1 thread | 1.5 | 1,234 | 1.5 | - | - | 1.5 | 1.5 | 1.5 | 1.5 |",
         ]
         assert memory.splitlines()[2:] == ["| read | 2 | 2 | 2 | 2 | 2 | triton | 1.5 | 1.5 | 1.5 | 1.5 | 1.5 |"]
         assert "peak 1.5 GFLOP/s, copy 1.5 GB/s: `c` at abc, 2025-01-02" in told

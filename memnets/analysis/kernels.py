@@ -81,8 +81,9 @@ class KernelRecord:
 
     @property
     def where(self) -> str:
-        """Where it ran, in short."""
-        return self.device if self.on_gpu else f"cpu, {self.threads} thread{'s' * (self.threads > 1)}"
+        """Where it ran, in short: `AMD EPYC, 1 thread`."""
+        name = self.device.removeprefix("cpu").strip(" ()").replace("(R)", "").removesuffix(" Processor")
+        return self.device if self.on_gpu else f"{name or 'cpu'}, {self.threads} thread{'s' * (self.threads > 1)}"
 
     @property
     def counted(self) -> str:
