@@ -45,7 +45,14 @@ def row(**changes) -> KernelRecord:
     values = dict.fromkeys(KernelRecord.__dataclass_fields__, 1.5) | dict.fromkeys(
         ["batch", "threads", "heads", "slots", "word", "time"], 2
     )
-    text = {"case": "read", "kernel": "cpu", "device": "cpu (A(R) B Processor)", "torch": "2", "command": "c", "commit": "abc"}
+    text = {
+        "case": "read",
+        "kernel": "cpu",
+        "device": "cpu (A(R) B Processor)",
+        "torch": "2",
+        "command": "c",
+        "commit": "abc",
+    }
     return KernelRecord(**values | text | {"date": "2025-01-02"} | changes)
 
 
