@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.testing import assert_close
 
 from memnets.contracts import Spec, Story
+from memnets.memory.attention_score import AdditiveScore, DotScore, ScaledDotScore
 from memnets.memory.memory_network import PaddedEmbedding, SentenceEmbedding, ages, position_weights
 from memnets.models import memn2n
 from memnets.models.memn2n import MemN2N
@@ -241,3 +242,17 @@ class TestRefusals:
     def test_an_unknown_tying(self):  # not through the constructor, whose annotation refuses it first under test
         with pytest.raises(ValueError, match="must be adjacent or layerwise, not 'both'"):
             memn2n._check(Spec("story", 5, 5, 2, 2), 1, "both")
+
+
+class TestAttentionScore:
+    @pytest.mark.parametrize("kind", [DotScore, ScaledDotScore, AdditiveScore])
+    def test_all_hops_share_it(self, kind):
+        model = model_of(embedding_size=5, attention_score=kind)
+        model(EXAMPLE)[0].square().sum().backward()
+        assert isinstance(model.attention_score, kind)
+        assert all(weight.grad.any() for weight in model.attention_score.parameters())
+        told = (EXAMPLE.story != 0).any(-1)
+        assert_close(model.attention(EXAMPLE).sum(-1), told.any(1)[:, None].float().expand(3, 3))
+
+    def test_width_reaches_it(self):
+        assert model_of(embedding_size=16, attention_score=ScaledDotScore).attention_score.scale == 0.25

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from memnets.ops.content_address import content_address
+from memnets.memory.attention_score import AttentionScore
 from memnets.ops.erase_add import read
 
 INIT_STD = 0.1
@@ -98,11 +97,11 @@ def hop(
     keys: Float[Tensor, "batch sentences embedding"],
     values: Float[Tensor, "batch sentences embedding"],
     told: Bool[Tensor, "batch sentences"],
+    attention: AttentionScore,
 ) -> tuple[Float[Tensor, "batch embedding"], Float[Tensor, "batch sentences"]]:
-    """Read o = Σ_i p_i c_i (equation 2) with p_i = Softmax(uᵀ m_i) (equation 1) over the slots that are told.
+    """Read o = Σ_i p_i c_i (equation 2) with the weights p of `attention` (equation 1) over the slots that are told.
 
     Returns what was read and the weights p. With no slot told both are zero.
     """
-    strength = torch.ones_like(query[:, :1])
-    weights = content_address(keys, rearrange(query, "b w -> b 1 w"), strength, told, similarity="dot")
-    return read(values, weights).squeeze(1), weights.squeeze(1)
+    weights = attention(query, keys, told)
+    return read(values, weights[:, None]).squeeze(1), weights

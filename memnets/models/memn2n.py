@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from memnets.contracts import Spec, Story
+from memnets.memory.attention_score import AttentionScore, DotScore
 from memnets.memory.memory_network import SentenceEmbedding, hop, is_told, normal
 from memnets.models.base import SequenceModel, check_spec
 
@@ -29,6 +31,7 @@ class MemN2N(SequenceModel):
         weight_tying: as above.
         position_encoding: weigh a sentence's words by where they stand; else a bag of words.
         temporal_encoding: add to each slot a learned vector of the sentence's age.
+        attention_score: makes what weighs the sentences, for the embedding's width; all hops share it.
 
     Raises:
         ValueError: no hop, or a task that is no story or answers outside its vocabulary.
@@ -44,6 +47,7 @@ class MemN2N(SequenceModel):
         weight_tying: Literal["adjacent", "layerwise"] = "adjacent",
         position_encoding: bool = True,
         temporal_encoding: bool = True,
+        attention_score: Callable[[int], AttentionScore] = DotScore,
     ) -> None:
         super().__init__()
         check_spec(MemN2N, spec)
@@ -60,6 +64,7 @@ class MemN2N(SequenceModel):
         self.question = None if self.adjacent else embedding(0)
         self.update = None if self.adjacent else normal(embedding_size, embedding_size)
         self.answer = None if self.adjacent else normal(spec.output_size, embedding_size)
+        self.attention_score = attention_score(embedding_size)
 
     def initial_state(self, batch_size: int) -> tuple[()]:
         """Nothing: a story is read whole."""
@@ -81,7 +86,7 @@ class MemN2N(SequenceModel):
         query, attention = self._embed_question(inputs.query), []
         for k in range(self.num_hops):
             keys, values = (slots[k], slots[k + 1]) if self.adjacent else slots
-            found, weights = hop(query, keys, values, told)
+            found, weights = hop(query, keys, values, told, self.attention_score)
             query = (query if self.update is None else query @ self.update.T) + found
             attention.append(weights)
         return query, attention
