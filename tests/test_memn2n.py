@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from memnets.contracts import Spec, Story
 from memnets.memory.attention_score import AdditiveScore, DotScore, ScaledDotScore
-from memnets.memory.memory_network import PaddedEmbedding, SentenceEmbedding, ages, position_weights
+from memnets.memory.memory_network import PaddedEmbedding, SentenceEmbedding, ages, ages_among_blanks, position_weights
 from memnets.models import memn2n
 from memnets.models.memn2n import MemN2N
 
@@ -215,7 +215,8 @@ class TestTime:
 
     def test_sentences_beyond_the_oldest_known_age_share_its_vector(self):
         embedding = SentenceEmbedding(4, 2, position_encoding=False, max_age=2)
-        slots = embedding.slots(torch.tensor([[[1], [1], [1], [1]]]))[0]
+        story = torch.tensor([[[1], [1], [1], [1]]])
+        slots = embedding.slots(story, ages(story))[0]
         assert_close(slots[0], slots[2])
         assert_close(slots[3] - slots[2], embedding.ages.weight[0] - embedding.ages.weight[1])
 
@@ -256,3 +257,64 @@ class TestAttentionScore:
 
     def test_width_reaches_it(self):
         assert model_of(embedding_size=16, attention_score=ScaledDotScore).attention_score.scale == 0.25
+
+
+class TestRandomNoise:
+    @given(
+        st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=4),
+        st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+        st.integers(0, 99),
+    )
+    def test_ages_keep_their_order_and_rise_by_blanks(self, told, share, seed):
+        torch.manual_seed(seed)
+        age = ages(torch.tensor(told).long()[:, :, None])
+        shifted = ages_among_blanks(age, share)
+        for before, after in zip(age.tolist(), shifted.tolist(), strict=True):
+            pairs = [(a, b) for a, b in zip(before, after, strict=True) if a]
+            count = max(before)
+            assert [b for a, b in zip(before, after, strict=True) if not a] == [0] * before.count(0)
+            assert all(a <= b <= a + math.ceil(share * count) for a, b in pairs)
+            assert all(older > newer for (_, older), (_, newer) in pairwise(pairs))
+
+    def test_every_place_and_number_of_blanks_is_as_likely(self):
+        """Three sentences, at most two blanks: 1 way without, 4 with one, 10 with two, a third each."""
+        shifted = ages_among_blanks(torch.tensor([[3, 2, 1]]).expand(30_000, 3), 0.5)
+        shares = {tuple(row): 0.0 for row in shifted.tolist()}
+        for row in shifted.tolist():
+            shares[tuple(row)] += 1 / len(shifted)
+
+        def expected(row):
+            return sum(1 / 3 / math.comb(3 + blanks, 3) for blanks in range(3) if row[0] <= 3 + blanks)
+
+        assert len(shares) == 10
+        assert shares == {row: pytest.approx(expected(row), abs=0.01) for row in shares}
+
+    def test_follows_the_global_generator_and_training_alone(self):
+        model, quiet = model_of(random_noise=1.0), model_of()
+        quiet.load_state_dict(model.state_dict())
+        torch.manual_seed(1)
+        first, second = model(EXAMPLE)[0], model(EXAMPLE)[0]
+        torch.manual_seed(1)
+        assert torch.equal(model(EXAMPLE)[0], first)
+        assert not torch.equal(first, second)
+        assert torch.equal(model.eval()(EXAMPLE)[0], quiet(EXAMPLE)[0])
+
+    def test_blanks_shift_ages_and_take_no_weight(self, monkeypatch):
+        """The same logits as of a story in which empty sentences are told, of a network that knows such ages."""
+        told = story_of([[3, 2, 1, 2]])
+        blank = torch.zeros_like(told.story[:, :1])
+        longer = torch.cat([told.story[:, :1], blank, told.story[:, 1:]], dim=1)
+        model = model_of(random_noise=0.3).double()
+        monkeypatch.setattr(memn2n, "ages_among_blanks", lambda age, share: torch.tensor([[4, 2, 1]]))
+        assert_close(model(told)[0], model.eval()(Story(longer, told.query))[0])
+
+    def test_none_draws_nothing(self):
+        model = model_of()
+        state = torch.get_rng_state()
+        model(EXAMPLE)
+        assert torch.equal(torch.get_rng_state(), state)
+
+    @pytest.mark.parametrize("share", [-0.1, 1.5])
+    def test_a_share_that_is_none(self, share):
+        with pytest.raises(ValueError, match="random_noise must lie between 0 and 1"):
+            model_of(random_noise=share)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -59,10 +61,12 @@ class SentenceEmbedding(nn.Module):
             embedded = embedded * position_weights(sentences, embedded.shape[-1])
         return embedded.sum(-2)
 
-    def slots(self, story: Int[Tensor, "batch sentences words"]) -> Float[Tensor, "batch sentences embedding"]:
+    def slots(
+        self, story: Int[Tensor, "batch sentences words"], age: Int[Tensor, "batch sentences"]
+    ) -> Float[Tensor, "batch sentences embedding"]:
         """m_i = Σ_j l_j · A x_ij + T_A(age of sentence i)."""
         slots = self(story)
-        return slots if self.ages is None else slots + self.ages(ages(story).clamp(max=self.max_age))
+        return slots if self.ages is None else slots + self.ages(age.clamp(max=self.max_age))
 
 
 def position_weights(
@@ -90,6 +94,23 @@ def ages(story: Int[Tensor, "batch sentences words"]) -> Int[Tensor, "batch sent
     numbers = torch.arange(1, story.shape[1] + 1, device=story.device)
     newest = (is_told(story) * numbers).amax(dim=1, keepdim=True)
     return (newest - numbers + 1).clamp(min=0)
+
+
+def ages_among_blanks(age: Int[Tensor, "batch sentences"], random_noise: float) -> Int[Tensor, "batch sentences"]:
+    """Ages as they would be, had empty memories been told among the sentences at random places (section 4.1).
+
+    Each story of n sentences gets 0 to ⌈random_noise · n⌉ of them, as in the authors' code: its ages, in order, are a
+    random n of the first n + that many. An empty memory has no weight, so that nothing of it but the ages is seen, and
+    no sentence has to make room. Drawn from torch's global generator.
+    """
+    count = age.amax(dim=1, keepdim=True)
+    most_blanks = (count * random_noise).ceil()
+    blanks = (torch.rand(count.shape, device=age.device) * (most_blanks + 1)).floor().clamp(max=most_blanks)
+    places = torch.arange(1, age.shape[1] + math.ceil(age.shape[1] * random_noise) + 1, device=age.device)
+    draws = torch.rand(len(age), len(places), device=age.device).masked_fill(places > count + blanks, 2.0)
+    taken = draws.argsort(dim=1).argsort(dim=1) < count
+    ordered = torch.where(taken, places, len(places) + 1).sort(dim=1).values
+    return torch.where(age > 0, ordered.gather(1, (age - 1).clamp(min=0)), 0)
 
 
 def hop(

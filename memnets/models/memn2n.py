@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from memnets.contracts import Spec, Story
 from memnets.memory.attention_score import AttentionScore, DotScore
-from memnets.memory.memory_network import SentenceEmbedding, hop, is_told, normal
+from memnets.memory.memory_network import SentenceEmbedding, ages, ages_among_blanks, hop, is_told, normal
 from memnets.models.base import SequenceModel, check_spec
 
 
@@ -32,9 +32,10 @@ class MemN2N(SequenceModel):
         position_encoding: weigh a sentence's words by where they stand; else a bag of words.
         temporal_encoding: add to each slot a learned vector of the sentence's age.
         attention_score: makes what weighs the sentences, for the embedding's width; all hops share it.
+        random_noise: while training, tell among the sentences up to this share of empty memories (0.1 in the paper).
 
     Raises:
-        ValueError: no hop, or a task that is no story or answers outside its vocabulary.
+        ValueError: no hop, a share that is none, or a task that is no story or answers outside its vocabulary.
     """
 
     accepts = frozenset({"story"})
@@ -48,10 +49,13 @@ class MemN2N(SequenceModel):
         position_encoding: bool = True,
         temporal_encoding: bool = True,
         attention_score: Callable[[int], AttentionScore] = DotScore,
+        random_noise: float = 0.0,
     ) -> None:
         super().__init__()
         check_spec(MemN2N, spec)
         _check(spec, num_hops, weight_tying)
+        if not 0 <= random_noise <= 1:
+            raise ValueError(f"MemN2N.random_noise must lie between 0 and 1, not {random_noise}")
         self.num_hops = num_hops
         self.adjacent = weight_tying == "adjacent"
         max_age = spec.story_size if temporal_encoding else 0
@@ -65,6 +69,7 @@ class MemN2N(SequenceModel):
         self.update = None if self.adjacent else normal(embedding_size, embedding_size)
         self.answer = None if self.adjacent else normal(spec.output_size, embedding_size)
         self.attention_score = attention_score(embedding_size)
+        self.random_noise = random_noise
 
     def initial_state(self, batch_size: int) -> tuple[()]:
         """Nothing: a story is read whole."""
@@ -82,7 +87,10 @@ class MemN2N(SequenceModel):
     def _hops(self, inputs: Story) -> tuple[Tensor, list[Tensor]]:
         """u^{k+1} = u^k + o^k (equation 4), with H u^k in place of u^k for layer-wise tying."""
         told = is_told(inputs.story)
-        slots = [embedding.slots(inputs.story) for embedding in self._tables()]
+        age = ages(inputs.story)
+        if self.training and self.random_noise > 0:
+            age = ages_among_blanks(age, self.random_noise)
+        slots = [embedding.slots(inputs.story, age) for embedding in self._tables()]
         query, attention = self._embed_question(inputs.query), []
         for k in range(self.num_hops):
             keys, values = (slots[k], slots[k + 1]) if self.adjacent else slots
