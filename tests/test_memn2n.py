@@ -69,6 +69,7 @@ def logits_by_loop(model, story, query):
             p / sum(scores) * embed_by_loop(model, value, s, age) for p, (s, age) in zip(scores, slots, strict=True)
         )
         u = (u if model.adjacent else np.array(model.update.tolist()) @ u) + o
+        u = np.maximum(u, 0) if isinstance(model.activation, torch.nn.ReLU) else u
     answers = [[0.0] * len(u), *tables[-1].words.weight.tolist()] if model.adjacent else model.answer.tolist()
     return np.array(answers) @ u
 
@@ -77,13 +78,21 @@ shapes = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.i
 
 
 class TestValues:
-    @given(shapes, st.sampled_from(ABLATIONS), st.integers(1, 3), st.integers(1, 5), st.data())
-    def test_equals_a_loop_over_single_numbers(self, shape, ablation, num_hops, width, data):
+    @given(
+        shapes,
+        st.sampled_from(ABLATIONS),
+        st.integers(1, 3),
+        st.integers(1, 5),
+        st.sampled_from([None, torch.nn.ReLU()]),
+        st.data(),
+    )
+    def test_equals_a_loop_over_single_numbers(self, shape, ablation, num_hops, width, activation, data):
         batch, sentences, words, vocab = shape
         counts = [data.draw(st.integers(1, sentences)) for _ in range(batch)]
         lengths = [[data.draw(st.integers(1, words)) for _ in range(count + 1)] for count in counts]
         inputs = story_of(lengths, vocab, words)
-        model = model_of(ablation, vocab, sentences, words, num_hops=num_hops, embedding_size=width).double()
+        parts = {"num_hops": num_hops, "embedding_size": width, "activation": activation}
+        model = model_of(ablation, vocab, sentences, words, **parts).double()
         expected = [logits_by_loop(model, story, query) for story, query in zip(*inputs, strict=True)]
         logits, state = model(inputs)
         assert_close(logits.detach(), torch.tensor(np.array(expected)))

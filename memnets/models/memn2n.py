@@ -33,6 +33,7 @@ class MemN2N(SequenceModel):
         temporal_encoding: add to each slot a learned vector of the sentence's age.
         attention_score: makes what weighs the sentences, for the embedding's width; all hops share it.
         random_noise: while training, tell among the sentences up to this share of empty memories (0.1 in the paper).
+        activation: what the query passes after each hop: a ReLU in the network of 100 units; null for nothing.
 
     Raises:
         ValueError: no hop, a share that is none, or a task that is no story or answers outside its vocabulary.
@@ -50,6 +51,7 @@ class MemN2N(SequenceModel):
         temporal_encoding: bool = True,
         attention_score: Callable[[int], AttentionScore] = DotScore,
         random_noise: float = 0.0,
+        activation: nn.Module | None = None,
     ) -> None:
         super().__init__()
         check_spec(MemN2N, spec)
@@ -70,6 +72,7 @@ class MemN2N(SequenceModel):
         self.answer = None if self.adjacent else normal(spec.output_size, embedding_size)
         self.attention_score = attention_score(embedding_size)
         self.random_noise = random_noise
+        self.activation = nn.Identity() if activation is None else activation
 
     def initial_state(self, batch_size: int) -> tuple[()]:
         """Nothing: a story is read whole."""
@@ -85,7 +88,7 @@ class MemN2N(SequenceModel):
         return torch.stack(self._hops(inputs)[1], dim=1)
 
     def _hops(self, inputs: Story) -> tuple[Tensor, list[Tensor]]:
-        """u^{k+1} = u^k + o^k (equation 4), with H u^k in place of u^k for layer-wise tying."""
+        """u^{k+1} = f(u^k + o^k) (equation 4; f the activation), with H u^k in place of u^k for layer-wise tying."""
         told = is_told(inputs.story)
         age = ages(inputs.story)
         if self.training and self.random_noise > 0:
@@ -95,7 +98,7 @@ class MemN2N(SequenceModel):
         for k in range(self.num_hops):
             keys, values = (slots[k], slots[k + 1]) if self.adjacent else slots
             found, weights = hop(query, keys, values, told, self.attention_score)
-            query = (query if self.update is None else query @ self.update.T) + found
+            query = self.activation((query if self.update is None else query @ self.update.T) + found)
             attention.append(weights)
         return query, attention
 
