@@ -276,8 +276,12 @@ def _refusing(path: str, action: Callable[[], Any]) -> Any:
 
 
 def _check_metrics(experiment: Experiment) -> None:
-    stopping, task = experiment.trainer.early_stopping, experiment.task
-    names = ("loss", *task.metric_names)
-    if stopping is not None and stopping.metric not in names:
-        near = nearest(stopping.metric, names) or f"; choose from {', '.join(names)}"
-        raise ConfigError([Problem("trainer.early_stopping.metric", f"{type(task).__name__} has no such metric{near}")])
+    task, names = experiment.task, ("loss", *experiment.task.metric_names)
+    for key in ("early_stopping", "next_phase"):
+        criterion = getattr(experiment.trainer, key)
+        if criterion is not None and criterion.metric not in names:
+            near = nearest(criterion.metric, names) or f"; choose from {', '.join(names)}"
+            raise ConfigError([Problem(f"trainer.{key}.metric", f"{type(task).__name__} has no such metric{near}")])
+    if "next_phase" in experiment.config.get("trainer", {}) and not experiment.model.phases_left:
+        advice = f"{type(experiment.model).__name__} as configured has no phases (MemN2N has with linear_start)"
+        raise ConfigError([Problem("trainer.next_phase", advice)])

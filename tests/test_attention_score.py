@@ -80,6 +80,12 @@ class TestValues:
 
 class TestLaws:
     @every_score
+    def test_linear_weights_are_the_scores_of_the_slots_told(self, kind):
+        query, keys, told = problem()
+        attention = kind(3).double()
+        assert_close(attention.linear(query, keys, told), attention.score(query, keys) * told)
+
+    @every_score
     @pytest.mark.parametrize("scale", [1, 1e4])
     def test_weights_are_a_distribution_over_the_slots_told(self, kind, scale):
         query, keys, told = problem(batch=20)

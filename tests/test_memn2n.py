@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from naive import softmax
 from torch.func import functional_call
 from torch.testing import assert_close
 
@@ -64,10 +65,9 @@ def logits_by_loop(model, story, query):
     for k in range(model.num_hops):
         key, value = (tables[k], tables[k + 1]) if model.adjacent else tables
         slots = [(s, len(sentences) - i) for i, s in enumerate(sentences)]
-        scores = [math.exp(float(u @ embed_by_loop(model, key, s, age))) for s, age in slots]
-        o = sum(
-            p / sum(scores) * embed_by_loop(model, value, s, age) for p, (s, age) in zip(scores, slots, strict=True)
-        )
+        weights = [float(u @ embed_by_loop(model, key, s, age)) for s, age in slots]
+        weights = weights if model.phases_left else softmax(weights)
+        o = sum(p * embed_by_loop(model, value, s, age) for p, (s, age) in zip(weights, slots, strict=True))
         u = (u if model.adjacent else np.array(model.update.tolist()) @ u) + o
         u = np.maximum(u, 0) if isinstance(model.activation, torch.nn.ReLU) else u
     answers = [[0.0] * len(u), *tables[-1].words.weight.tolist()] if model.adjacent else model.answer.tolist()
@@ -84,14 +84,15 @@ class TestValues:
         st.integers(1, 3),
         st.integers(1, 5),
         st.sampled_from([None, torch.nn.ReLU()]),
+        st.booleans(),
         st.data(),
     )
-    def test_equals_a_loop_over_single_numbers(self, shape, ablation, num_hops, width, activation, data):
+    def test_equals_a_loop_over_single_numbers(self, shape, ablation, num_hops, width, activation, linear, data):
         batch, sentences, words, vocab = shape
         counts = [data.draw(st.integers(1, sentences)) for _ in range(batch)]
         lengths = [[data.draw(st.integers(1, words)) for _ in range(count + 1)] for count in counts]
         inputs = story_of(lengths, vocab, words)
-        parts = {"num_hops": num_hops, "embedding_size": width, "activation": activation}
+        parts = {"num_hops": num_hops, "embedding_size": width, "activation": activation, "linear_start": linear}
         model = model_of(ablation, vocab, sentences, words, **parts).double()
         expected = [logits_by_loop(model, story, query) for story, query in zip(*inputs, strict=True)]
         logits, state = model(inputs)
@@ -327,3 +328,26 @@ class TestRandomNoise:
     def test_a_share_that_is_none(self, share):
         with pytest.raises(ValueError, match="random_noise must lie between 0 and 1"):
             model_of(random_noise=share)
+
+
+class TestLinearStart:
+    def test_padding_and_empty_stories_have_no_weight(self):
+        model = model_of(linear_start=True)
+        attention, told = model.attention(EXAMPLE), (EXAMPLE.story != 0).any(-1)
+        assert (attention[~told[:, None].expand_as(attention)] == 0).all()
+        assert (attention < 0).any()
+        empty = Story(torch.zeros_like(EXAMPLE.story), EXAMPLE.query)
+        assert (model.attention(empty) == 0).all()
+        assert model(empty)[0].isfinite().all()
+
+    def test_the_second_phase_is_the_network_itself(self):
+        model, plain = model_of(linear_start=True), model_of()
+        plain.load_state_dict(model.state_dict(), strict=False)
+        assert not torch.allclose(model(EXAMPLE)[0], plain(EXAMPLE)[0])
+        model.enter_next_phase()
+        assert torch.equal(model(EXAMPLE)[0], plain(EXAMPLE)[0])
+        with pytest.raises(RuntimeError, match="no phase of training left"):
+            model.enter_next_phase()
+
+    def test_without_it_a_checkpoint_holds_parameters_alone(self):
+        assert set(model_of().state_dict()) == {name for name, _ in model_of().named_parameters()}

@@ -30,6 +30,15 @@ class AttentionScore(nn.Module, ABC):
         scores = self.score(query, keys)
         return torch.softmax(scores.masked_fill(~told, torch.finfo(scores.dtype).min), dim=-1) * told
 
+    def linear(
+        self,
+        query: Float[Tensor, "batch embedding"],
+        keys: Float[Tensor, "batch slots embedding"],
+        told: Bool[Tensor, "batch slots"],
+    ) -> Float[Tensor, "batch slots"]:
+        """p_i = s_i, without the softmax, over the slots that are `told`; 0 for the others."""
+        return self.score(query, keys).masked_fill(~told, 0)
+
 
 class DotScore(AttentionScore):
     """s_i = uᵀ m_i (Memory Networks, arXiv:1503.08895, equation 1). Its weights come from the op `content_address`.

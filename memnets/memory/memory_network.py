@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from memnets.memory.attention_score import AttentionScore
 from memnets.ops.erase_add import read
 
 INIT_STD = 0.1
@@ -118,11 +118,12 @@ def hop(
     keys: Float[Tensor, "batch sentences embedding"],
     values: Float[Tensor, "batch sentences embedding"],
     told: Bool[Tensor, "batch sentences"],
-    attention: AttentionScore,
+    weigh: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> tuple[Float[Tensor, "batch embedding"], Float[Tensor, "batch sentences"]]:
-    """Read o = Σ_i p_i c_i (equation 2) with the weights p of `attention` (equation 1) over the slots that are told.
+    """Read o = Σ_i p_i c_i (equation 2) with weights p (equation 1) over the slots that are told.
 
-    Returns what was read and the weights p. With no slot told both are zero.
+    `weigh` makes the weights: an `AttentionScore`, or its `linear`. Returns what was read and the weights p. With no
+    slot told both are zero.
     """
-    weights = attention(query, keys, told)
+    weights = weigh(query, keys, told)
     return read(values, weights[:, None]).squeeze(1), weights

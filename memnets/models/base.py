@@ -42,6 +42,15 @@ class SequenceModel(nn.Module, ABC):
         """Weights `[batch hops sentences]` over a story's sentences, for pictures; None for a model without any."""
         return None
 
+    @property
+    def phases_left(self) -> int:
+        """Phases of training still to come. A model that has any keeps its phase in a buffer, for checkpoints."""
+        return 0
+
+    def enter_next_phase(self) -> None:
+        """Go on to the next phase, where one is left: the trainer says when (`trainer.next_phase`)."""
+        raise RuntimeError(f"{type(self).__name__} has no phase of training left")
+
     def compiled_part(self) -> nn.Module:
         """Return the part `trainer.compile` compiles: where it pays. A recurrent model names its step, not the loop."""
         return self

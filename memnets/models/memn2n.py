@@ -34,6 +34,7 @@ class MemN2N(SequenceModel):
         attention_score: makes what weighs the sentences, for the embedding's width; all hops share it.
         random_noise: while training, tell among the sentences up to this share of empty memories (0.1 in the paper).
         activation: what the query passes after each hop: a ReLU in the network of 100 units; null for nothing.
+        linear_start: begin without the softmax of equation 1; it comes with the second phase of training (section 4.2).
 
     Raises:
         ValueError: no hop, a share that is none, or a task that is no story or answers outside its vocabulary.
@@ -52,6 +53,7 @@ class MemN2N(SequenceModel):
         attention_score: Callable[[int], AttentionScore] = DotScore,
         random_noise: float = 0.0,
         activation: nn.Module | None = None,
+        linear_start: bool = False,
     ) -> None:
         super().__init__()
         check_spec(MemN2N, spec)
@@ -73,6 +75,20 @@ class MemN2N(SequenceModel):
         self.attention_score = attention_score(embedding_size)
         self.random_noise = random_noise
         self.activation = nn.Identity() if activation is None else activation
+        self.linear: Tensor | None
+        self.register_buffer("linear", torch.tensor(True) if linear_start else None)
+
+    @property
+    def phases_left(self) -> int:
+        """One, while the weights are linear."""
+        return 0 if self.linear is None else int(self.linear)
+
+    def enter_next_phase(self) -> None:
+        """Put the softmax in."""
+        if self.linear is None or not self.linear:
+            super().enter_next_phase()
+        else:
+            self.linear.fill_(False)
 
     def initial_state(self, batch_size: int) -> tuple[()]:
         """Nothing: a story is read whole."""
@@ -94,10 +110,11 @@ class MemN2N(SequenceModel):
         if self.training and self.random_noise > 0:
             age = ages_among_blanks(age, self.random_noise)
         slots = [embedding.slots(inputs.story, age) for embedding in self._tables()]
+        weigh = self.attention_score.linear if self.phases_left else self.attention_score
         query, attention = self._embed_question(inputs.query), []
         for k in range(self.num_hops):
             keys, values = (slots[k], slots[k + 1]) if self.adjacent else slots
-            found, weights = hop(query, keys, values, told, self.attention_score)
+            found, weights = hop(query, keys, values, told, weigh)
             query = self.activation((query if self.update is None else query @ self.update.T) + found)
             attention.append(weights)
         return query, attention

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from memnets.training.settings import EarlyStopping
+
 Outcome = Literal["max_steps", "solved", "early_stopping", "interrupted"]
 
 
@@ -17,7 +19,8 @@ class Progress:
         seconds: time spent training, over all its sessions.
         sums: total and count of each training metric since its last row.
         norms: the same of the gradient's norm.
-        best_value: best value of early stopping's metric.
+        phase_began: where the model's current phase began.
+        best_value: best value in this phase of the metric that early stopping, or the phase's end, looks at.
         best_step: where it was reached; this checkpoint is kept.
         failures: evaluations since.
         solved_at_step: where the task's criterion was first met.
@@ -29,12 +32,25 @@ class Progress:
     seconds: float = 0.0
     sums: dict[str, list[float]] = field(default_factory=dict)
     norms: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    phase_began: int = 0
     best_value: float | None = None
     best_step: int | None = None
     failures: int = 0
     solved_at_step: int | None = None
     outcome: Outcome | None = None
     metrics_position: int = 0
+
+    def judge(self, criterion: EarlyStopping, value: float) -> bool:
+        """Note a value of the criterion's metric; return whether its patience is at an end."""
+        if criterion.improves(value, self.best_value):
+            self.best_value, self.best_step, self.failures = value, self.step, 0
+            return False
+        self.failures += 1
+        return self.failures >= criterion.patience
+
+    def begin_phase(self) -> None:
+        """Begin a phase of the model, which is judged by itself."""
+        self.phase_began, self.best_value, self.best_step, self.failures = self.step, None, None, 0
 
 
 class NonFiniteError(ArithmeticError):

@@ -31,6 +31,24 @@ class EarlyStopping:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NextPhase(EarlyStopping):
+    """When a model that has phases of training goes on to its next one: no further than its last.
+
+    Attributes:
+        patience: evaluations without improvement before going on.
+        rate: constant factor on the learning rate until the last phase, at whose start the schedule begins.
+    """
+
+    patience: int = 1
+    rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.rate > 0:
+            raise ValueError(f"NextPhase.rate must be positive, not {self.rate}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainerSettings:
     """How long and how to train.
 
@@ -48,7 +66,8 @@ class TrainerSettings:
         precision: `bfloat16` runs the model under autocast; weights stay float32.
         ema_decay: evaluate with an exponential moving average of the weights with this decay.
         schedule: factor on the learning rate by step.
-        early_stopping: stop when validation no longer improves.
+        early_stopping: stop when validation no longer improves (in the last phase, if the model has phases).
+        next_phase: when a model that has phases of training goes on to its next one.
         stop_after_solved: stop this many steps after the task's own criterion first held for the mean over `log_every`
             steps; null trains to `max_steps`.
         bptt_length: truncate back-propagation through time to pieces of this many steps.
@@ -70,6 +89,7 @@ class TrainerSettings:
     ema_decay: float | None = None
     schedule: Schedule = field(default_factory=Constant)
     early_stopping: EarlyStopping | None = None
+    next_phase: NextPhase = field(default_factory=NextPhase)
     stop_after_solved: int | None = None
     bptt_length: int | None = None
     carry_state: bool = False
@@ -88,6 +108,10 @@ class TrainerSettings:
                 raise ValueError(f"{name} must be positive (null to leave out), not {value}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie between 0 and 1 (null to leave out), not {self.ema_decay}")
+
+    def factor(self, step: int, phases_left: int) -> float:
+        """Return the factor on the learning rate at a step of a phase: the schedule's in the last one."""
+        return self.next_phase.rate if phases_left else self.schedule(step)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,8 +102,9 @@ class Trainer:
         """Take one optimizer step; return whether any process was asked to stop."""
         step = self.progress.step
         torch.manual_seed(step_seed(self.seed, step, self.group.rank))
+        factor = self.settings.factor(step - self.progress.phase_began, plain(self.model).phases_left)
         for parameters, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            parameters["lr"] = rate * self.settings.schedule(step)
+            parameters["lr"] = rate * factor
         batches = [self._batch(step * self.settings.accumulate + micro) for micro in range(self.settings.accumulate)]
         count = self.group.sum(torch.stack([batch.mask.sum() for batch in batches]).sum().double())
         self.optimizer.zero_grad(set_to_none=True)
@@ -157,7 +158,7 @@ class Trainer:
             )
         restore(saved, self.model, self.optimizer, self.average)
         progress = Progress(**saved.state["progress"])
-        self.progress = progress if continues else Progress(step=progress.step)
+        self.progress = progress if continues else Progress(step=progress.step, phase_began=progress.phase_began)
         if "carried" in saved.tensors:
             with torch.no_grad():
                 like = plain(self.model).initial_state(self.settings.batch_size)
@@ -274,16 +275,16 @@ class Trainer:
         return moment, sequences
 
     def _judge(self, row: dict[str, Any]) -> None:
-        stopping = self.settings.early_stopping
-        if stopping is None:
+        """Note a validation; where it no longer improves, the model goes on to its next phase or training ends."""
+        model, settings = plain(self.model), self.settings
+        criterion = settings.next_phase if model.phases_left else settings.early_stopping
+        if criterion is None or not self.progress.judge(criterion, row[criterion.metric]):
             return
-        if stopping.improves(row[stopping.metric], self.progress.best_value):
-            self.progress.best_value, self.progress.best_step = row[stopping.metric], self.progress.step
-            self.progress.failures = 0
-            return
-        self.progress.failures += 1
-        if self.progress.failures >= stopping.patience:
+        if not model.phases_left:
             self.progress.outcome = "early_stopping"
+            return
+        model.enter_next_phase()
+        self.progress.begin_phase()
 
     def _log(self, split: str, metrics: dict[str, float]) -> dict[str, Any]:
         row = {"step": self.progress.step, "sequences": self.sequences, "split": split, **metrics}
