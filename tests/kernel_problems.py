@@ -41,6 +41,8 @@ SHAPES = {
     "no_inputs": Shape(inputs=0),
     "one_write_head": Shape(read_heads=3, write_heads=1),
     "three_write_heads": Shape(read_heads=1, write_heads=3),
+    "two_that_only_write": Shape(read_heads=0, write_heads=2),
+    "more_heads_than_lanes": Shape(batch=1, time=2, read_heads=11, write_heads=8),
     "whole_vectors": Shape(batch=2, hidden=32, slots=64, word=16, read_heads=1, write_heads=1),
     "beyond_vectors": Shape(batch=27, time=3, inputs=2, hidden=33, slots=70, word=17, read_heads=1, write_heads=1),
     "strided": Shape(strided=True),
@@ -203,6 +205,15 @@ def results(function, given):
     found = torch.autograd.grad(outputs, given.tensors, gradients, allow_unused=True)
     zeros = (torch.zeros_like(tensor) for tensor in given.tensors)
     return outputs + [zero if gradient is None else gradient for gradient, zero in zip(found, zeros, strict=True)]
+
+
+def wanted_results(function, given):
+    """Features, final state, and the gradients of the arguments that want one, for the sum of all those weighted."""
+    features, state = function(*given)
+    outputs = [features, *(part for part in state if part is not None)]
+    weights = [torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out) for out in outputs]
+    wanted = [tensor for tensor in given.tensors if tensor.requires_grad]
+    return outputs + list(torch.autograd.grad(outputs, wanted, weights))
 
 
 def in_narrow(function, reference, make, seeds=5):

@@ -182,6 +182,14 @@ class TestSequence:
         assert all(a.equal(b) for a, b in zip(shared[:NUM_RESULTS], together[:NUM_RESULTS], strict=True))
         assert_close(shared, together, rtol=1e-4, atol=1e-4)  # each thread sums its gradients of the weights
 
+    def test_more_chunks_than_sequences(self):
+        """Links so large that a thread takes one sequence at a time, and there are three for two threads."""
+        shape = Shape(batch=3, time=1, inputs=1, hidden=2, slots=512, word=1, read_heads=1, write_heads=1)
+        given = dnc_problem(shape, scale=0.5)
+        expected = results(dnc_sequence_reference, given)
+        torch.set_num_threads(2)
+        assert_close(results(kernel, given), expected, rtol=1e-9, atol=1e-10)
+
     def test_nan_stays_where_it_is(self):
         """A diverged sequence must be seen, and must not spoil its neighbours."""
         given = dnc_problem(dtype=torch.float32, scale=0.5)

@@ -6,7 +6,19 @@ from functools import partial
 
 import pytest
 import torch
-from kernel_problems import SCHEMES, SHAPES, Shape, alone, in_narrow, kernel, problem, results, widened, wrong
+from kernel_problems import (
+    SCHEMES,
+    SHAPES,
+    Shape,
+    alone,
+    in_narrow,
+    kernel,
+    problem,
+    results,
+    wanted_results,
+    widened,
+    wrong,
+)
 from test_memory import LEGAL, addressing_of, names
 from torch.testing import assert_close
 
@@ -45,6 +57,16 @@ class TestAgainstReference:
         assert_close(results(kernel, given), results(ntm_sequence_reference, given), **DOUBLE)
         with torch.no_grad():
             assert_close(kernel(*given), ntm_sequence_reference(*given), **DOUBLE)
+
+    @controllers
+    def test_float64_with_threads_and_one_memory_for_all_that_needs_no_gradient(self, lstm):
+        """Two threads, several chunks each, sequences of all lengths."""
+        given = problem(Shape(batch=37, time=13, read_heads=1, write_heads=1), lstm, scale=0.3)
+        memory = given.state.memory.detach()[:1].expand(37, -1, -1)
+        given = given._replace(state=given.state._replace(memory=memory), lengths=torch.arange(37) % 14)
+        torch.set_num_threads(2)
+        found, expected = (wanted_results(function, given) for function in (kernel, ntm_sequence_reference))
+        assert_close(found, expected, **DOUBLE)
 
     @shapes
     @controllers
@@ -186,6 +208,15 @@ class TestSequence:
         assert kernel(*given)[0].equal(together)
         for i, one in zip((0, 52), own, strict=True):
             assert kernel(*one)[0].equal(together[i : i + 1])
+
+    def test_nan_reaches_no_gradient_of_a_neighbour(self):
+        given = problem(dtype=torch.float32)
+        inputs = given.inputs.detach().clone()
+        inputs[1, 2, 0] = torch.nan
+        inputs.requires_grad_()
+        features, _ = kernel(inputs, *given[1:])
+        (found,) = torch.autograd.grad(features[[0, 2]].sum(), inputs)
+        assert found[[0, 2]].isfinite().all()
 
     def test_nan_stays_where_it_is(self):
         """A diverged sequence must be seen, and must not spoil its neighbours."""

@@ -50,7 +50,9 @@ template <class T, class Function>
 inline void each_head(int64_t heads, int64_t size, int64_t at, const T* from, T* into, T* MEMNETS_RESTRICT space,
                       const Function& function) {
   for (int64_t h = 0; h < heads; h++) space[h] = from[h * size + at];
-  each<T>(heads, [&](int64_t h, auto lanes) MEMNETS_INLINE { lanes.store(space + h, function(lanes.load(space + h))); });
+  each<T>(heads, [&](int64_t h, auto lanes) MEMNETS_INLINE {
+    lanes.store(space + h, function(lanes.load(space + h)));
+  });
   for (int64_t h = 0; h < heads; h++) into[h * size + at] = space[h];
 }
 
@@ -60,7 +62,9 @@ template <class T>
 inline void emit(const HeadScheme& scheme, int64_t heads, const T* MEMNETS_RESTRICT raw, T* MEMNETS_RESTRICT emitted,
                  T* MEMNETS_RESTRICT space) {
   const int64_t size = scheme.size(), shift = scheme.shift_at();
-  const auto of_all = [&](int64_t at, const auto& function) { each_head(heads, size, at, raw, emitted, space, function); };
+  const auto of_all = [&](int64_t at, const auto& function) {
+    each_head(heads, size, at, raw, emitted, space, function);
+  };
   for (int64_t h = 0; scheme.key && h < heads; h++)
     each<T>(scheme.word, [&](int64_t w, auto lanes) MEMNETS_INLINE {
       lanes.store(emitted + h * size + w, hyperbolic_tangent(lanes.load(raw + h * size + w)));
@@ -68,7 +72,7 @@ inline void emit(const HeadScheme& scheme, int64_t heads, const T* MEMNETS_RESTR
   if (scheme.strength) of_all(scheme.strength_at(), [](Vector<T> x) { return softplus(x); });
   if (scheme.gate) of_all(scheme.gate_at(), [](Vector<T> x) { return sigmoid(x); });
   if (scheme.sharpening) of_all(scheme.sharpening_at(), [](Vector<T> x) { return 1 + softplus(x); });
-  for (int64_t h = 0; h < heads; h++) {
+  for (int64_t h = 0; scheme.shift_width && h < heads; h++) {
     T* mine = emitted + h * size + shift;
     std::copy_n(raw + h * size + shift, scheme.shift_width, mine);
     const T most = *std::max_element(mine, mine + scheme.shift_width);

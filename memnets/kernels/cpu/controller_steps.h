@@ -91,7 +91,7 @@ struct ControllerForward {
 // sums of those of the weights: of a layer from inputs and reads, and from its last hidden vector; of the upper layers;
 // of the interface.
 struct BackwardRoom {
-  Tensor d_features, d_reads, d_hidden, d_cell;  // [batch steps features] [batch reads] [batch layers hidden] twice
+  Tensor d_features, d_reads, d_hidden, d_cell;  // [batch steps features] [batch reads] [batch layers hidden] x 2
   Tensor d_inputs;                               // [batch steps input], or no sequences
   LayerSums bottom, interface;
   std::vector<LayerSums> upper;
@@ -107,8 +107,8 @@ struct ControllerBackward {
         d_reads(room.d_reads.unsqueeze(1)), d_hidden(room.d_hidden.unsqueeze(1)), d_cell(room.d_cell.unsqueeze(1)),
         d_inputs(room.d_inputs), wants_inputs(room.d_inputs.size(0)), first(first), rows(rows),
         bottom(rows, sizes.features() + (wants_inputs ? sizes.input : 0)),
-        upper(rows, sizes.layers > 1 ? 2 * sizes.hidden : 0), zeros(std::max(bottom.width, upper.width), T(0)), of_bottom(room.bottom, worker, rows),
-        of_interface(room.interface, worker, rows) {
+        upper(rows, sizes.layers > 1 ? 2 * sizes.hidden : 0), zeros(std::max(bottom.width, upper.width), T(0)),
+        of_bottom(room.bottom, worker, rows), of_interface(room.interface, worker, rows) {
     for (const LayerSums& sums : room.upper) of_upper.emplace_back(sums, worker, rows);
   }
 

@@ -1,5 +1,5 @@
 // What a sequence kernel is given whatever its memory: inputs, lengths, a controller's state and weights; their sizes,
-// checked, and the weights packed for `multiply_add`.
+// checked, and the weights packed for products of matrices.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -146,7 +146,8 @@ Tensor packed(std::initializer_list<Tensor> matrices) {
   for (const Tensor& matrix : matrices) {
     const Tensor dense = dense_rows(matrix);
     const Rows<const T> from = rows_of<T>(dense);
-    for (int64_t i = 0; i < rows; i++) std::copy_n(from.row(i), dense.size(1), into.data_ptr<T>() + i * into.size(1) + at);
+    for (int64_t i = 0; i < rows; i++)
+      std::copy_n(from.row(i), dense.size(1), into.data_ptr<T>() + i * into.size(1) + at);
     at += dense.size(1);
   }
   for (int64_t i = 0; i < rows; i++)

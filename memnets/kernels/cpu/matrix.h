@@ -7,9 +7,9 @@
 
 namespace memnets {
 
-// A tile of a product: so many rows, and at most so many vectors of columns, that its sums, a row of the right matrix and
-// a broadcast fit the registers (28 of 32; 16 of 16). A single row takes more columns instead, as its sums would wait for
-// one another if they were few.
+// A tile of a product: so many rows, and at most so many vectors of columns, that its sums, a row of the right matrix
+// and a broadcast fit the registers (28 of 32; 16 of 16). A single row takes more columns instead, as its sums would
+// wait for one another if they were few.
 #if defined(__AVX512F__)
 constexpr int TILE_ROWS = 8;
 #else
@@ -43,7 +43,13 @@ inline void transpose_part(Rows<const T> from, Rows<T> into, int64_t row, int64_
   for (int64_t j = column; j < end_column; j++)
     for (int64_t i = row; i < end_row; i++) into.at(j, i) = from.at(i, j);
 }
-// Four rows and columns at once.
+// Four rows and columns at once, where the compiler has the built-in function (GCC from 12 on).
+template <class T>
+inline void transpose_four(Rows<const T> from, Rows<T> into) {
+  transpose_part(from, into, 0, 4, 0, 4);
+}
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
 inline void transpose_four(Rows<const float> from, Rows<float> into) {
   using Four = VectorOf<float, 16>::type;
   const auto row = [&](int64_t i) { return *reinterpret_cast<const Four*>(from.row(i)); };
@@ -56,7 +62,8 @@ inline void transpose_four(Rows<const float> from, Rows<float> into) {
   *reinterpret_cast<Four*>(into.row(2)) = __builtin_shufflevector(high, next_high, 0, 1, 4, 5);
   *reinterpret_cast<Four*>(into.row(3)) = __builtin_shufflevector(high, next_high, 2, 3, 6, 7);
 }
-inline void transpose_four(Rows<const double> from, Rows<double> into) { transpose_part(from, into, 0, 4, 0, 4); }
+#endif
+#endif
 
 // into[columns, rows] = from[rows, columns] transposed, in blocks whose lines stay in the cache.
 template <class T>
@@ -72,9 +79,9 @@ inline void transpose(Rows<const T> from, Rows<T> into, int64_t rows, int64_t co
   transpose_part(from, into, whole_rows, rows, 0, whole_columns);
 }
 
-// c[ROWS, COLUMNS vectors] = start + a[ROWS, depth] b[depth, COLUMNS vectors], the sums in registers; of the last vector
-// there may be only the first lanes; `start` may be c. Each element's sum runs over `depth` in order whatever the tile, so a sequence's result
-// depends neither on its neighbours nor on threads.
+// c[ROWS, COLUMNS vectors] = start + a[ROWS, depth] b[depth, COLUMNS vectors], the sums in registers; of the last
+// vector there may be only the first lanes; `start` may be c. Each element's sum runs over `depth` in order whatever the
+// tile, so a sequence's result depends neither on its neighbours nor on threads.
 template <class T, int ROWS, int COLUMNS, class Left, class LastLanes>
 inline void tile(Rows<const T> start, Left a, Rows<const T> b, Rows<T> c, int64_t depth, LastLanes last) {
   constexpr std::integral_constant<int, ROWS> rows;

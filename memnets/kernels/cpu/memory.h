@@ -210,7 +210,8 @@ inline void use_backward(const T* MEMNETS_RESTRICT memory, const T* MEMNETS_REST
       Vector<T> d_reading = lanes.load(d_read_weights + n), d_writing = lanes.load(d_write_weights + n);
       Vector<T> square = lanes.load(squares + n);
       repeat(block, [&](auto j) MEMNETS_INLINE {
-        const Vector<T> row = lanes.load(memory + (w + j) * slots + n), d_row = lanes.load(d_next + (w + j) * slots + n);
+        const Vector<T> row = lanes.load(memory + (w + j) * slots + n);
+        const Vector<T> d_row = lanes.load(d_next + (w + j) * slots + n);
         const Vector<T> d_keep = d_row * row;
         d_reading += d_read[w + j] * row;
         d_writing += add[w + j] * d_row - erase[w + j] * d_keep;

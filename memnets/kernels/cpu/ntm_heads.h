@@ -15,6 +15,8 @@ struct HeadSizes {
   HeadScheme scheme;
 
   int64_t heads() const { return memory.read_heads + memory.write_heads; }
+  // One head of each kind.
+  bool usual() const { return memory.read_heads == 1 && memory.write_heads == 1; }
   // The interface: every head's slice, then what each write head erases, then what each adds.
   int64_t erase_at() const { return heads() * scheme.size(); }
   int64_t add_at() const { return erase_at() + memory.write_heads * memory.word; }
@@ -64,7 +66,7 @@ struct HeadsForward {
               weights.at(sequence, t) + h * slots, traces.at(sequence, t) + h * num_traces * slots, used + h * slots,
               scratch, slots);
     const T *writing = used + reading * slots, *erase = sent + sizes.erase_at(), *add = sent + sizes.add_at();
-    if (heads == 2) return read_and_write(memory, used, writing, erase, add, next, reads, slots, word);
+    if (sizes.usual()) return read_and_write(memory, used, writing, erase, add, next, reads, slots, word);
     for (int64_t h = 0; h < reading; h++) read(memory, used + h * slots, reads + h * word, slots, word);
     write(memory, writing, erase, add, next, keep.data(), sizes.memory);
   }
@@ -135,7 +137,7 @@ struct HeadsBackward {
     T* d_sent = d_emitted.data();
     traces.fetch(sequence, t - 1);
     std::copy_n(d_weights, heads * slots, d_used);
-    const bool usual = heads == 2 && sizes.scheme.key;
+    const bool usual = sizes.usual() && sizes.scheme.key;
     if (usual) {
       use_backward(memory, d_memory, used + slots, d_reads, erase, add, d_used, d_used + slots, inverse.data(),
                    d_sent + sizes.erase_at(), d_sent + sizes.add_at(), sizes.memory);

@@ -106,7 +106,8 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
       run_backward(call, {features, gates, cells, hiddens}, {d_features, d_read_vectors, d_hidden, d_cell},
                    wants_inputs,
                    [&]<class T>(int64_t, int64_t) { return SparseBackward<T>(sizes, trace, again, room); });
-  return {found.inputs, wants_memory ? room.memory : at::empty({0, sizes.slots, sizes.word}, options), room.read_weights, room.write_weights,
+  const Tensor memory = wants_memory ? room.memory : at::empty({0, sizes.slots, sizes.word}, options);
+  return {found.inputs, memory, room.read_weights, room.write_weights,
           found.read_vectors.view(read_vectors.sizes()), found.hidden, found.cell, found.input_weight,
           found.recurrent_weight, found.bias, found.upper_weight, found.upper_bias, found.interface_weight,
           found.interface_bias};

@@ -14,14 +14,16 @@
 //      };
 //      struct XBackward {  // the gradient of `step`, steps in reverse
 //        void step(int64_t sequence, int64_t t, const T* d_reads, T* d_raw_interface);
-//        void finish(int64_t sequence);  // after its first step, or none: give out the initial state's gradients
+//        void finish(int64_t sequence);  // after its first step, or none: give out what `step` left elsewhere
 //      };
 //
 //    `sequence` counts from 0 over the whole batch. A step reads and writes its own sequence's rows alone, whatever
 //    thread runs it. State passes from step to step in traces (trace.h) of the heads' own: row 0 the initial state, row
-//    t + 1 that after step t; without a backward pass two rows in turn do. XBackward holds the
-//    gradients of the final state and, when the loop is through, those of the initial one; no step is called for a
-//    sequence without any, so that they stay what they are. `step` overwrites all of its last argument.
+//    t + 1 that after step t; without a backward pass two rows in turn do. A memory, large, is kept every few steps only
+//    (`MemorySteps`). XBackward holds the gradients of the final state and, when the loop is through, those of the
+//    initial one; no step is called for a sequence without any, so that they stay what they are. That of the memory,
+//    the state's first tensor, is given out only if it is wanted (`MemoryGradients`). `step` overwrites all of its last
+//    argument.
 // 2. `x_sequence.cpp`: both ops make a `SequenceCall`, check the heads' shapes, allocate traces with `call.trace`, call
 //      run_forward(call, cell, keep, [&]<class T>(int64_t first, int64_t rows) { return XForward<T>(...); })
 //      run_backward(call, trace, gradients, wants_inputs, [&]<class T>(int64_t first, int64_t rows) { ... })
@@ -61,7 +63,10 @@ void for_chunks(const SequenceCall& call, const Work& work) {
   const int64_t batch = call.sizes.batch, workers = call.workers();
   const int64_t rounds = (batch + workers * call.chunk - 1) / (workers * call.chunk), count = rounds * workers;
   at::parallel_for(0, workers, 1, [&](int64_t from, int64_t to) {
-    for (int64_t i = from * rounds; i < to * rounds; i++) work(i / rounds, i * batch / count, (i + 1) * batch / count);
+    for (int64_t i = from * rounds; i < to * rounds; i++) {
+      const int64_t first = i * batch / count, end = (i + 1) * batch / count;
+      if (first < end) work(i / rounds, first, end);  // there may be fewer sequences than chunks
+    }
   });
 }
 
@@ -189,7 +194,8 @@ SequenceGradients run_backward(const SequenceCall& call, const ControllerTrace& 
       LayerSums(workers, sizes.interface, {hidden}, options),
       {},
   };
-  for (int64_t layer = 1; layer < sizes.layers; layer++) room.upper.emplace_back(workers, gates, std::initializer_list<int64_t>{2 * hidden}, options);
+  for (int64_t layer = 1; layer < sizes.layers; layer++)
+    room.upper.emplace_back(workers, gates, std::initializer_list<int64_t>{2 * hidden}, options);
   run_backward_loop(call, trace, room, make_heads);
   SequenceGradients found;
   found.inputs = room.d_inputs, found.read_vectors = room.d_reads, found.cell = room.d_cell;

@@ -200,6 +200,7 @@ class _Sequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernel: CPUSequence, options: tuple[Any, ...], *given: Tensor | None) -> tuple[Tensor, ...]:
         arguments = (*given, *options, True)
+        # As torch/_library/autograd.py does it: past the dispatch that would look for the op's gradient again.
         with torch._C._AutoDispatchBelowAutograd():
             output: tuple[Tensor, ...] = kernel.forward(*arguments)
         kernel.save(ctx, arguments, output)

@@ -33,7 +33,7 @@ using Vector = typename VectorOf<T>::type;
 template <class T>
 constexpr int64_t WIDTH = VECTOR_BYTES / sizeof(T);
 
-// The next multiple of a vector's width: the row length of matrices packed for `multiply_add`.
+// The next multiple of a vector's width.
 template <class T>
 inline int64_t padded(int64_t size) {
   return (size + WIDTH<T> - 1) / WIDTH<T> * WIDTH<T>;

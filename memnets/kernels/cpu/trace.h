@@ -11,7 +11,8 @@
 namespace memnets {
 
 // What one step of every sequence left behind, a `[batch steps ...]` tensor: `rows` steps are kept, older ones
-// overwritten. The sequences of a step, or the steps of a sequence, lie one after the other. Where a trace has a row more than there are steps, row 0 is the initial state.
+// overwritten. The sequences of a step, or the steps of a sequence, lie one after the other. Where a trace has a row
+// more than there are steps, row 0 is the initial state.
 template <class T>
 struct Trace {
   explicit Trace(const at::Tensor& tensor)

@@ -143,10 +143,6 @@ inline Floats softplus_slope(Floats value) {
 
 // The same functions of single numbers.
 template <class T>
-inline T exponential_of(T x) {
-  return exponential(spread(x))[0];
-}
-template <class T>
 inline T sigmoid_of(T x) {
   return sigmoid(spread(x))[0];
 }

@@ -25,7 +25,8 @@ struct LayerSums {
 template <class T>
 struct WeightGradient {
   WeightGradient(const LayerSums& sums, int64_t worker, int64_t rows)
-      : sums(sums), worker(worker), outputs(sums.bias.size(1)), step_rows(rows), capacity((MOST_ROWS + rows - 1) / rows * rows) {
+      : sums(sums), worker(worker), outputs(sums.bias.size(1)), step_rows(rows),
+        capacity((MOST_ROWS + rows - 1) / rows * rows) {
     for (const Tensor& part : sums.weights) seen_size += part.size(2);
     d_outputs.resize(capacity * outputs), all_seen.resize(capacity * seen_size);
   }
