@@ -114,6 +114,13 @@ class TestAccess:
         assert state.read_weights.argmax(-1).eq(0).all()
         assert state.write_weights.argmax(-1).eq(0).all()
 
+    @pytest.mark.parametrize("parts", [parts for parts in LEGAL if "strength" in parts], ids=names)
+    def test_strength_starts_where_it_is_told_in_every_head(self, parts):
+        access = access_of(addressing_of(parts, strength=Strength(start=10.0)))
+        emitted = access.emitted(torch.zeros(BATCH, 4))
+        assert_close(emitted["strength"], torch.full((BATCH, 5), 10.0), atol=1e-4, rtol=0)
+        assert access.interface.bias.count_nonzero() == 5
+
     @pytest.mark.parametrize("sizes", [(0, 1, 1, 1), (1, 0, 1, 1), (1, 1, 0, 1), (1, 1, 1, 0)])
     def test_sizes_are_positive(self, sizes):
         with pytest.raises(ValueError, match="must be at least 1"):

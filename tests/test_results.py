@@ -113,6 +113,14 @@ class TestRecords:
         assert {"solved", "sequences_to_solve", "seconds", "length_40/bit_errors"} < recorded.keys()
         assert [read.key for read in read_records(tmp_path / "t.csv")] == [each.key for each in recorded.values()]
 
+    @pytest.mark.parametrize("pieces", [["seed=0", "seed=1,2"], ["seed=0", "'seed=range(1,3)'"]])
+    def test_one_command_stands_for_sweeps_over_pieces_of_the_seeds(self, tmp_path, pieces):
+        for seed in range(3):
+            command = f"python scripts/train.py -m experiment=ntm_copy {pieces[min(seed, 1)]}"
+            write_run(tmp_path / "runs", seed=seed, command=command)
+        recorded = record(tmp_path / "t.csv", find_runs([tmp_path / "runs"])[0])
+        assert recorded[0].command == "python scripts/train.py -m experiment=ntm_copy seed=0,1,2"
+
     def test_recording_again_replaces_its_own_lines_only(self, tmp_path):
         write_records(tmp_path / "t.csv", [line("other"), line(mean=99.0), line(metric="old")])
         write_run(tmp_path / "runs", seed=1)

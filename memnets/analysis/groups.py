@@ -132,7 +132,8 @@ def _portable(command: str) -> str:
 
 
 def _without_seed(command: str) -> str:
-    kept = [word for word in command.split() if not word.startswith("seed=") and word not in ("-m", "--multirun")]
+    words = [word for word in command.split() if word not in ("-m", "--multirun")]
+    kept = [word for word in words if not word.lstrip("'\"").startswith("seed=")]
     return " ".join(kept)
 
 

@@ -35,7 +35,14 @@ class Key:
 
 @dataclass(frozen=True)
 class Strength:
-    """How sharply content counts: softplus, positive. Ablated: 1."""
+    """How sharply content counts: softplus, positive. Ablated: 1.
+
+    Attributes:
+        start: what the heads add to the controller's output before softplus, to begin with; learned from there. At 0 a
+            head looks at nearly all slots alike (0.7), at 10 it tells them apart from the first step.
+    """
+
+    start: float = 0.0
 
     def size(self, word_size: int) -> int:
         """One number."""
@@ -117,6 +124,13 @@ class Addressing:
     def interface_size(self, word_size: int) -> int:
         """Numbers a head takes from the controller."""
         return sum(part.size(word_size) for part in self._parts().values())
+
+    def first_bias(self, word_size: int) -> Float[Tensor, " interface"]:
+        """What a head adds to the controller's output before any learning."""
+        bias = torch.zeros(self.interface_size(word_size))
+        if self.key is not None and self.strength is not None:
+            bias[self.key.size(word_size)] = self.strength.start
+        return bias
 
     def emit(self, interface: Float[Tensor, "batch heads interface"], word_size: int) -> dict[str, Tensor]:
         """What each part emits, by name."""

@@ -60,6 +60,8 @@ class NTMAccess(Access):
         self.initial_memory = initial_memory
         self._address_size = self.num_heads * addressing.interface_size(word_size)
         self.interface = make_interface(controller_size, self._address_size + 2 * num_write_heads * word_size)
+        with torch.no_grad():
+            self.interface.bias[: self._address_size] = addressing.first_bias(word_size).repeat(self.num_heads)
         logits = torch.zeros(self.num_heads, memory_size)
         logits[:, 0] = START_LOGIT
         if addressing.uses_previous_weights:
