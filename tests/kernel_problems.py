@@ -197,23 +197,15 @@ def kernel(*given):
 
 
 def results(function, given):
-    """Features, final state, and the gradients of all arguments for random gradients of all those."""
+    """Features, final state, and the gradients of all arguments that want one for random gradients of all those."""
     features, state = function(*given)
     outputs = [features, *(part for part in state if part is not None)]
     generator = torch.Generator().manual_seed(1)
     gradients = [torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out) for out in outputs]
-    found = torch.autograd.grad(outputs, given.tensors, gradients, allow_unused=True)
-    zeros = (torch.zeros_like(tensor) for tensor in given.tensors)
-    return outputs + [zero if gradient is None else gradient for gradient, zero in zip(found, zeros, strict=True)]
-
-
-def wanted_results(function, given):
-    """Features, final state, and the gradients of the arguments that want one, for the sum of all those weighted."""
-    features, state = function(*given)
-    outputs = [features, *(part for part in state if part is not None)]
-    weights = [torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out) for out in outputs]
     wanted = [tensor for tensor in given.tensors if tensor.requires_grad]
-    return outputs + list(torch.autograd.grad(outputs, wanted, weights))
+    found = torch.autograd.grad(outputs, wanted, gradients, allow_unused=True)
+    zeros = (torch.zeros_like(tensor) for tensor in wanted)
+    return outputs + [zero if gradient is None else gradient for gradient, zero in zip(found, zeros, strict=True)]
 
 
 def in_narrow(function, reference, make, seeds=5):

@@ -44,72 +44,41 @@ inline void softmax(const T* MEMNETS_RESTRICT scores, T* MEMNETS_RESTRICT weight
   each<T>(size, [&](int64_t n, auto lanes) MEMNETS_INLINE { lanes.store(weights + n, factor * lanes.load(weights + n)); });
 }
 
-// Apply a function to number `at` of each of `heads` slices of `size`, all at once: such functions take a while, and have
-// lanes to spare. `from` and `into` may be the same; `space` [heads].
-template <class T, class Function>
-inline void each_head(int64_t heads, int64_t size, int64_t at, const T* from, T* into, T* MEMNETS_RESTRICT space,
-                      const Function& function) {
-  for (int64_t h = 0; h < heads; h++) space[h] = from[h * size + at];
-  each<T>(heads, [&](int64_t h, auto lanes) MEMNETS_INLINE {
-    lanes.store(space + h, function(lanes.load(space + h)));
-  });
-  for (int64_t h = 0; h < heads; h++) into[h * size + at] = space[h];
+// Raw interface -> emitted: key tanh, strength softplus, gate sigmoid, shift softmax, sharpening 1 + softplus.
+template <class T>
+inline void emit(const HeadScheme& scheme, const T* MEMNETS_RESTRICT raw, T* MEMNETS_RESTRICT emitted) {
+  if (scheme.key)
+    each<T>(scheme.word, [&](int64_t w, auto lanes) MEMNETS_INLINE { lanes.store(emitted + w, hyperbolic_tangent(lanes.load(raw + w))); });
+  if (scheme.strength) emitted[scheme.strength_at()] = softplus_of(raw[scheme.strength_at()]);
+  if (scheme.gate) emitted[scheme.gate_at()] = sigmoid_of(raw[scheme.gate_at()]);
+  if (scheme.shift_width) softmax(raw + scheme.shift_at(), emitted + scheme.shift_at(), scheme.shift_width);
+  if (scheme.sharpening) emitted[scheme.sharpening_at()] = T(1) + softplus_of(raw[scheme.sharpening_at()]);
 }
 
-// Raw interface -> emitted, of all heads: key tanh, strength softplus, gate sigmoid, shift softmax, sharpening
-// 1 + softplus. `space` [heads].
 template <class T>
-inline void emit(const HeadScheme& scheme, int64_t heads, const T* MEMNETS_RESTRICT raw, T* MEMNETS_RESTRICT emitted,
-                 T* MEMNETS_RESTRICT space) {
-  const int64_t size = scheme.size(), shift = scheme.shift_at();
-  const auto of_all = [&](int64_t at, const auto& function) {
-    each_head(heads, size, at, raw, emitted, space, function);
-  };
-  for (int64_t h = 0; scheme.key && h < heads; h++)
+inline void emit_backward(const HeadScheme& scheme, const T* MEMNETS_RESTRICT emitted,
+                          const T* MEMNETS_RESTRICT d_emitted, T* MEMNETS_RESTRICT d_raw) {
+  if (scheme.key)
     each<T>(scheme.word, [&](int64_t w, auto lanes) MEMNETS_INLINE {
-      lanes.store(emitted + h * size + w, hyperbolic_tangent(lanes.load(raw + h * size + w)));
+      const Vector<T> key = lanes.load(emitted + w);
+      lanes.store(d_raw + w, lanes.load(d_emitted + w) * (1 - key * key));
     });
-  if (scheme.strength) of_all(scheme.strength_at(), [](Vector<T> x) { return softplus(x); });
-  if (scheme.gate) of_all(scheme.gate_at(), [](Vector<T> x) { return sigmoid(x); });
-  if (scheme.sharpening) of_all(scheme.sharpening_at(), [](Vector<T> x) { return 1 + softplus(x); });
-  for (int64_t h = 0; scheme.shift_width && h < heads; h++) {
-    T* mine = emitted + h * size + shift;
-    std::copy_n(raw + h * size + shift, scheme.shift_width, mine);
-    const T most = *std::max_element(mine, mine + scheme.shift_width);
-    for (int64_t j = 0; j < scheme.shift_width; j++) mine[j] -= most;
+  if (scheme.strength) {
+    const int64_t i = scheme.strength_at();
+    d_raw[i] = d_emitted[i] * softplus_slope_of(emitted[i]);
   }
-  for (int64_t j = 0; j < scheme.shift_width; j++)
-    each_head(heads, size, shift + j, emitted, emitted, space, [](Vector<T> x) { return exponential(x); });
-  for (int64_t h = 0; h < heads; h++) {
-    T *mine = emitted + h * size + shift, total = 0;
-    for (int64_t j = 0; j < scheme.shift_width; j++) total += mine[j];
-    for (int64_t j = 0; j < scheme.shift_width; j++) mine[j] /= total;
+  if (scheme.gate) {
+    const int64_t i = scheme.gate_at();
+    d_raw[i] = d_emitted[i] * emitted[i] * (T(1) - emitted[i]);
   }
-}
-
-// Its gradient.
-template <class T>
-inline void emit_backward(const HeadScheme& scheme, int64_t heads, const T* MEMNETS_RESTRICT emitted,
-                          const T* MEMNETS_RESTRICT d_emitted, T* MEMNETS_RESTRICT d_raw, T* MEMNETS_RESTRICT space) {
-  const int64_t size = scheme.size(), width = scheme.shift_width;
-  // from the function's slope to the gradient
-  const auto of_all = [&](int64_t at, const auto& slope) {
-    each_head(heads, size, at, emitted, d_raw, space, slope);
-    for (int64_t h = 0; h < heads; h++) d_raw[h * size + at] *= d_emitted[h * size + at];
-  };
-  if (scheme.strength) of_all(scheme.strength_at(), [](Vector<T> value) { return softplus_slope(value); });
-  if (scheme.gate) of_all(scheme.gate_at(), [](Vector<T> value) { return value * (1 - value); });
-  if (scheme.sharpening) of_all(scheme.sharpening_at(), [](Vector<T> value) { return softplus_slope(value - 1); });
-  for (int64_t h = 0; h < heads; h++) {
-    const T *value = emitted + h * size, *d_value = d_emitted + h * size;
-    T* into = d_raw + h * size;
-    each<T>(scheme.key ? scheme.word : 0, [&](int64_t w, auto lanes) MEMNETS_INLINE {
-      const Vector<T> key = lanes.load(value + w);
-      lanes.store(into + w, lanes.load(d_value + w) * (1 - key * key));
-    });
-    T mean = 0;
-    for (int64_t i = scheme.shift_at(); i < scheme.shift_at() + width; i++) mean += value[i] * d_value[i];
-    for (int64_t i = scheme.shift_at(); i < scheme.shift_at() + width; i++) into[i] = value[i] * (d_value[i] - mean);
+  if (scheme.shift_width) {
+    const int64_t first = scheme.shift_at();
+    const T mean = dot(emitted + first, d_emitted + first, scheme.shift_width);
+    for (int64_t i = first; i < first + scheme.shift_width; i++) d_raw[i] = emitted[i] * (d_emitted[i] - mean);
+  }
+  if (scheme.sharpening) {
+    const int64_t i = scheme.sharpening_at();
+    d_raw[i] = d_emitted[i] * softplus_slope_of(emitted[i] - T(1));
   }
 }
 

@@ -38,7 +38,7 @@ struct HeadsForward {
   Trace<T> emitted, weights, traces, final_memory;
   MemorySteps<T> memories;
   AddressScratch<T> scratch;
-  std::vector<T> dots, inverse, keep, zeros, space;
+  std::vector<T> dots, inverse, keep, zeros;
 
   // Memories are written in place, but for those that are kept.
   HeadsForward(const HeadSizes& sizes, const HeadTrace& saved, const Tensor& first_memory, const Tensor& final_memory,
@@ -46,7 +46,7 @@ struct HeadsForward {
       : sizes(sizes), emitted(saved.emitted), weights(saved.weights), traces(saved.traces),
         final_memory(final_memory.unsqueeze(1)), memories(saved.memories, first, rows, 1),
         scratch(sizes.memory.slots, sizes.scheme.shift_width), dots(sizes.heads() * sizes.memory.slots),
-        inverse(sizes.memory.slots), keep(sizes.memory.slots), zeros(sizes.memory.slots), space(sizes.heads()) {
+        inverse(sizes.memory.slots), keep(sizes.memory.slots), zeros(sizes.memory.slots) {
     memories.begin(first_memory, first, rows);
   }
 
@@ -76,8 +76,9 @@ struct HeadsForward {
     transpose<T>({memories.at(sequence, steps), slots}, {final_memory.at(sequence, 0), word}, word, slots);
   }
 
-  void activate(const T* MEMNETS_RESTRICT raw, T* MEMNETS_RESTRICT sent) {
-    emit(sizes.scheme, sizes.heads(), raw, sent, space.data());
+  void activate(const T* MEMNETS_RESTRICT raw, T* MEMNETS_RESTRICT sent) const {
+    for (int64_t h = 0; h < sizes.heads(); h++)
+      emit(sizes.scheme, raw + h * sizes.scheme.size(), sent + h * sizes.scheme.size());
     const int64_t size = sizes.add_at() - sizes.erase_at();
     const T *raw_erase = raw + sizes.erase_at(), *raw_add = raw + sizes.add_at();
     T *erase = sent + sizes.erase_at(), *add = sent + sizes.add_at();
@@ -104,7 +105,7 @@ struct HeadsBackward {
   MemorySteps<T> memories;
   MemoryGradients<T> d_memories;
   AddressScratch<T> scratch;
-  std::vector<T> d_head_weights, d_dots, d_norms, d_emitted, inverse, keep, space;
+  std::vector<T> d_head_weights, d_dots, d_norms, d_emitted, inverse, keep;
 
   HeadsBackward(const HeadSizes& sizes, const Lengths& lengths, const HeadTrace& saved, const HeadGradients& room,
                 int64_t first, int64_t rows)
@@ -113,7 +114,7 @@ struct HeadsBackward {
         d_memories(room.given, room.wanted, sizes.memory.slots, sizes.memory.word, first, rows),
         scratch(sizes.memory.slots, sizes.scheme.shift_width), d_head_weights(sizes.heads() * sizes.memory.slots),
         d_dots(sizes.heads() * sizes.memory.slots), d_norms(sizes.memory.slots), d_emitted(sizes.interface()),
-        inverse(sizes.memory.slots), keep(sizes.memory.slots), space(sizes.heads()) {}
+        inverse(sizes.memory.slots), keep(sizes.memory.slots) {}
 
   // Write the memories that weren't kept between the last kept one up to step t and that step.
   void write_again(int64_t sequence, int64_t t) {
@@ -178,8 +179,11 @@ struct HeadsBackward {
   void finish(int64_t sequence) { d_memories.finish(sequence); }
 
   void activate_backward(const T* MEMNETS_RESTRICT sent, const T* MEMNETS_RESTRICT d_sent,
-                         T* MEMNETS_RESTRICT d_raw) {
-    emit_backward(sizes.scheme, sizes.heads(), sent, d_sent, d_raw, space.data());
+                         T* MEMNETS_RESTRICT d_raw) const {
+    for (int64_t h = 0; h < sizes.heads(); h++) {
+      const int64_t first = h * sizes.scheme.size();
+      emit_backward(sizes.scheme, sent + first, d_sent + first, d_raw + first);
+    }
     const int64_t erase_at = sizes.erase_at(), add_at = sizes.add_at();
     each<T>(add_at - erase_at, [&](int64_t i, auto lanes) MEMNETS_INLINE {
       const Vector<T> erase = lanes.load(sent + erase_at + i), add = lanes.load(sent + add_at + i);
