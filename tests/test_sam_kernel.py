@@ -76,6 +76,7 @@ class TestAgainstReference:
     @pytest.mark.parametrize("lengths", [None, LENGTHS])
     def test_nothing_uninitialised_is_kept(self, lengths):
         given = problem(Shape(batch=4, layers=2))._replace(lengths=lengths)
+        kernel(*given)  # loads the op
         outputs = torch.ops.memnets.sam_sequence_forward(*op_arguments(given))
         assert all(output.isfinite().all() for output in outputs)
 
@@ -169,6 +170,7 @@ class TestSequence:
         kept = []
         for held in (1000, 2000):
             given = op_arguments(problem(Shape(held=held, slots=held)))
+            kernel(*given)  # loads the op
             *_, emitted, weights, slots, replaced, memories = torch.ops.memnets.sam_sequence_forward(*given)
             assert memories.numel() == 3 * held * 6  # once
             kept.append(sum(trace.nbytes for trace in (emitted, weights, slots, replaced)))
@@ -193,6 +195,7 @@ class TestSequence:
 
     def test_torch_knows_the_op_with_lengths(self):
         given = problem(Shape(batch=4))._replace(lengths=LENGTHS)
+        kernel(*given)  # loads the op
         torch.library.opcheck(torch.ops.memnets.sam_sequence_forward.default, op_arguments(given))
 
     def test_compiles_into_one_graph(self):
