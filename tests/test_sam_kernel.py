@@ -169,9 +169,11 @@ class TestSequence:
         """Twice the slots in use, and no more is kept of a step."""
         kept = []
         for held in (1000, 2000):
-            given = op_arguments(problem(Shape(held=held, slots=held)))
+            given = problem(Shape(held=held, slots=held))
             kernel(*given)  # loads the op
-            *_, emitted, weights, slots, replaced, memories = torch.ops.memnets.sam_sequence_forward(*given)
+            *_, emitted, weights, slots, replaced, memories = torch.ops.memnets.sam_sequence_forward(
+                *op_arguments(given)
+            )
             assert memories.numel() == 3 * held * 6  # once
             kept.append(sum(trace.nbytes for trace in (emitted, weights, slots, replaced)))
         assert kept[0] == kept[1]
