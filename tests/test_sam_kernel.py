@@ -76,7 +76,6 @@ class TestAgainstReference:
     @pytest.mark.parametrize("lengths", [None, LENGTHS])
     def test_nothing_uninitialised_is_kept(self, lengths):
         given = problem(Shape(batch=4, layers=2))._replace(lengths=lengths)
-        kernel(*given)  # loads the op
         outputs = torch.ops.memnets.sam_sequence_forward(*op_arguments(given))
         assert all(output.isfinite().all() for output in outputs)
 
@@ -170,7 +169,6 @@ class TestSequence:
         kept = []
         for held in (1000, 2000):
             given = problem(Shape(held=held, slots=held))
-            kernel(*given)  # loads the op
             *_, emitted, weights, slots, replaced, memories = torch.ops.memnets.sam_sequence_forward(
                 *op_arguments(given)
             )
@@ -197,7 +195,6 @@ class TestSequence:
 
     def test_torch_knows_the_op_with_lengths(self):
         given = problem(Shape(batch=4))._replace(lengths=LENGTHS)
-        kernel(*given)  # loads the op
         torch.library.opcheck(torch.ops.memnets.sam_sequence_forward.default, op_arguments(given))
 
     def test_compiles_into_one_graph(self):
