@@ -19,8 +19,12 @@ def run_name(config: dict[str, Any]) -> str:
 
 
 def identity(config: dict[str, Any]) -> str:
-    """Hash of all that can change a result: the configuration without its name, the logger and housekeeping."""
+    """Hash of all that can change a result: the configuration without its name, the logger and housekeeping.
+
+    Nor does it matter how many replicas a run was one of.
+    """
     kept = {key: value for key, value in config.items() if key not in ("logger", "runtime", "name")}
+    kept["trainer"] = {key: value for key, value in config["trainer"].items() if key != "num_replicas"}
     runtime = config.get("runtime") or {}
     kept["runtime"] = {k: v for k, v in runtime.items() if k not in HOUSEKEEPING}
     if runtime.get("resume", "auto") not in ("auto", "never"):
@@ -49,3 +53,14 @@ def run_folder(config: dict[str, Any]) -> Path:
     """Where the run of this configuration lives: its name and the hash of what it is."""
     runs_dir = (config.get("runtime") or {}).get("runs_dir", RuntimeSettings.runs_dir)
     return Path(runs_dir) / f"{run_name(config)}-{identity(config)}"
+
+
+def replicas(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The configurations of the runs that `trainer.num_replicas` makes of one: seed after seed, each as it is alone."""
+    alone = {**config, "trainer": {**config["trainer"], "num_replicas": 1}}
+    return [{**alone, "seed": config["seed"] + i} for i in range(config["trainer"]["num_replicas"])]
+
+
+def run_folders(config: dict[str, Any]) -> list[Path]:
+    """Where the runs of a configuration live, one for each replica."""
+    return [run_folder(own) for own in replicas(config)]

@@ -6,17 +6,19 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from memnets.config import Experiment, build
-from memnets.identity import run_folder
+from memnets.identity import replicas, run_folder, run_folders
 from memnets.ops.backend import use_backend
 from memnets.training import checkpoint
 from memnets.training.distributed import Processes, processes
 from memnets.training.logger import RunLogger
+from memnets.training.replica_runs import ReplicaRuns
 from memnets.training.run import DONE, REFUSED, Run, find_checkpoint, locked, status_of
 from memnets.training.settings import RuntimeSettings
 from memnets.training.snapshot import restore_model
@@ -25,33 +27,53 @@ from memnets.training.trainer import Trainer
 
 
 def train(config: dict[str, Any], overrides: Sequence[str] = ()) -> int:
-    """Run a checked configuration in its folder; return the exit code. A finished run is left as it is."""
-    folder = run_folder(config)
+    """Run a checked configuration in its folder; return the exit code. A finished run is left as it is.
+
+    With `trainer.num_replicas`, its runs in their folders: the code is that of the first that is not done.
+    """
     try:
-        with processes(config["runtime"]["device"]) as group, locked(folder, group):
-            return _train_in(folder, config, group, overrides)
+        with processes(config["runtime"]["device"]) as group, ExitStack() as locks:
+            if config["trainer"]["num_replicas"] > 1 and group.count > 1:
+                raise ValueError("trainer.num_replicas is for one process: start it without torchrun")
+            for folder in run_folders(config):
+                locks.enter_context(locked(folder, group))
+            pending = [own for own in replicas(config) if _pending(own, group)]
+            return _train(pending, group, overrides) if pending else DONE
     except (BlockingIOError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
 
 
-def _train_in(folder: Path, config: dict[str, Any], group: Processes, overrides: Sequence[str]) -> int:
-    runtime = RuntimeSettings(**config["runtime"])
-    if group.share(status_of(folder).get("status") == "done" and runtime.resume != "never"):
-        if group.leads:
-            print(f"{folder} is finished already; runtime.resume=never trains it anew", file=sys.stderr)
-        return DONE
+def _pending(config: dict[str, Any], group: Processes) -> bool:
+    """Whether there is something to do; says so if not."""
+    folder = run_folder(config)
+    if not group.share(status_of(folder).get("status") == "done" and config["runtime"]["resume"] != "never"):
+        return True
+    if group.leads:
+        print(f"{folder} is finished already; runtime.resume=never trains it anew", file=sys.stderr)
+    return False
+
+
+def _train(configs: Sequence[dict[str, Any]], group: Processes, overrides: Sequence[str]) -> int:
+    """Train one run, or several that differ in their seed alone as one."""
+    runtime = RuntimeSettings(**configs[0]["runtime"])
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
     if runtime.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(runtime.deterministic)
-    run = Run(lambda logger: make_trainer(build(config), folder, logger, group), folder, config, group, overrides)
+    runs = [_run(config, group, overrides) for config in configs]
     with use_backend(runtime.backend):
-        code = run.execute()
-        if code == DONE and group.leads and runtime.pictures:
-            trace_run(folder, config, group.device)
-    return code
+        codes = ReplicaRuns(runs).execute() if len(runs) > 1 else [runs[0].execute()]
+        for config, run, code in zip(configs, runs, codes, strict=True):
+            if code == DONE and group.leads and runtime.pictures:
+                trace_run(run.folder, config, group.device)
+    return next((code for code in codes if code != DONE), DONE)
+
+
+def _run(config: dict[str, Any], group: Processes, overrides: Sequence[str]) -> Run:
+    folder = run_folder(config)
+    return Run(lambda logger: make_trainer(build(config), folder, logger, group), folder, config, group, overrides)
 
 
 def trace_run(folder: Path, config: dict[str, Any], device: torch.device) -> None:

@@ -38,6 +38,12 @@ def summary(folder: Path, overrides: Sequence[str], pictures: Sequence[Path]) ->
     return "\n".join([*lines, "", *commands])
 
 
+def replica_summary(folders: Sequence[Path]) -> str:
+    """Return a line on each of several finished runs that trained as one, and the command that compares them."""
+    lines = [f"{folder}  {_tests(folder)}" for folder in folders]
+    return "\n".join([*lines, "", f"report    {interpreter()} scripts/report.py {shlex.join(map(str, folders))}"])
+
+
 def interpreter() -> str:
     """Return the Python that runs this, as one would type it: `python` where that is what a shell finds."""
     if shutil.which("python") == sys.executable:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from memnets.check import ConfigError, Problem
 from memnets.config import CONFIGS, Composed, check, compose, parse_override, with_defaults
-from memnets.identity import run_folder
+from memnets.identity import run_folders
 from memnets.training.logger import command_line
 from memnets.training.run import DONE, FAILED, INTERRUPTED, status_of
 
@@ -66,16 +66,30 @@ def without_sweeps(overrides: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Job:
-    """One point of a sweep: what to type for it, where it lives, and whether to train it even if it is done."""
+    """One point of a sweep: what to type for it, where it lives, and whether to train it even if it is done.
+
+    With `trainer.num_replicas` it has a folder for each; what is printed goes to the first.
+    """
 
     overrides: list[str]
-    folder: Path
+    folders: tuple[Path, ...]
     anew: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where it lives."""
+        return self.folders[0]
 
     @property
     def pending(self) -> bool:
         """Whether there is something to do."""
-        return self.anew or status_of(self.folder).get("status") != "done"
+        return self.anew or any(status_of(folder).get("status") != "done" for folder in self.folders)
+
+    @property
+    def error(self) -> str:
+        """What went wrong."""
+        errors = (status_of(folder).get("error") for folder in self.folders)
+        return next(filter(None, errors), f"see {self.folder / 'log.txt'}")
 
 
 def plan(points: Sequence[Sequence[str]], configs: Path = CONFIGS) -> list[Job]:
@@ -84,15 +98,15 @@ def plan(points: Sequence[Sequence[str]], configs: Path = CONFIGS) -> list[Job]:
     Raises:
         ConfigError: with the problems of every point, each named by its overrides.
     """
-    jobs: dict[Path, Job] = {}
+    jobs: dict[tuple[Path, ...], Job] = {}
     problems: dict[Problem, list[str]] = {}
     for overrides in points:
         try:
             config = compose(overrides, configs).config
             check(config)
-            folder = run_folder(with_defaults(config))
+            folders = tuple(run_folders(with_defaults(config)))
             anew = with_defaults(config)["runtime"]["resume"] == "never"
-            jobs.setdefault(folder, Job(list(overrides), folder, anew))
+            jobs.setdefault(folders, Job(list(overrides), folders, anew))
         except ConfigError as error:
             for problem in error.problems:
                 problems.setdefault(problem, []).append(" ".join(overrides))
@@ -129,8 +143,7 @@ class Sweep:
                 codes = [future.result() for future in futures]
         failed = [job for job, code in zip(pending, codes, strict=True) if code not in (DONE, INTERRUPTED)]
         for job in failed:
-            error = status_of(job.folder).get("error") or f"see {job.folder / 'log.txt'}"
-            print(f"failed: {job.folder}\n  {shlex.join(job.overrides)}\n  {error}", flush=True)
+            print(f"failed: {job.folder}\n  {shlex.join(job.overrides)}\n  {job.error}", flush=True)
         if failed:
             return FAILED
         return INTERRUPTED if INTERRUPTED in codes else DONE

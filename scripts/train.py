@@ -12,9 +12,9 @@ from memnets.analysis.report import draw_run
 from memnets.check import ConfigError, Problem
 from memnets.config import check, compose, with_defaults
 from memnets.help import FLAGS, text
-from memnets.identity import run_folder
+from memnets.identity import run_folders
 from memnets.launch import train
-from memnets.summary import summary
+from memnets.summary import replica_summary, summary
 from memnets.sweep import Sweep, grid_points, is_point, plan, without_sweeps
 
 
@@ -43,9 +43,10 @@ def one(overrides: list[str], show: bool) -> int:
     if show:
         print(yaml.safe_dump(config, sort_keys=False), end="")
         return 0
-    code, folder = train(config, overrides), run_folder(config)
+    code, folders = train(config, overrides), run_folders(config)
     if code == 0 and os.environ.get("RANK", "0") == "0":
-        print(summary(folder, overrides, draw_run(folder) if config["runtime"]["pictures"] else []))
+        pictures = [draw_run(folder) if config["runtime"]["pictures"] else [] for folder in folders]
+        print(summary(folders[0], overrides, pictures[0]) if len(folders) == 1 else replica_summary(folders))
     return code
 
 

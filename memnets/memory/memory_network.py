@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from memnets.ops.erase_add import read
+from memnets.streams import uniform
 
 INIT_STD = 0.1
 """Standard deviation of the normal distribution that parameters start from (section 4.2)."""
@@ -101,13 +102,13 @@ def ages_among_blanks(age: Int[Tensor, "batch sentences"], random_noise: float) 
 
     Each story of n sentences gets 0 to ⌈random_noise · n⌉ of them, as in the authors' code: its ages, in order, are a
     random n of the first n + that many. An empty memory has no weight, so that nothing of it but the ages is seen, and
-    no sentence has to make room. Drawn from torch's global generator.
+    no sentence has to make room.
     """
     count = age.amax(dim=1, keepdim=True)
     most_blanks = (count * random_noise).ceil()
-    blanks = (torch.rand(count.shape, device=age.device) * (most_blanks + 1)).floor().clamp(max=most_blanks)
+    blanks = (uniform(age, 1) * (most_blanks + 1)).floor().clamp(max=most_blanks)
     places = torch.arange(1, age.shape[1] + math.ceil(age.shape[1] * random_noise) + 1, device=age.device)
-    draws = torch.rand(len(age), len(places), device=age.device).masked_fill(places > count + blanks, 2.0)
+    draws = uniform(age, len(places)).masked_fill(places > count + blanks, 2.0)
     taken = draws.argsort(dim=1).argsort(dim=1) < count
     ordered = torch.where(taken, places, len(places) + 1).sort(dim=1).values
     return torch.where(age > 0, ordered.gather(1, (age - 1).clamp(min=0)), 0)

@@ -27,6 +27,7 @@ from memnets.training.checkpoint import CheckpointError
 from memnets.training.distributed import Processes
 from memnets.training.logger import RunLogger, environment, now, write_json
 from memnets.training.progress import NonFiniteError
+from memnets.training.replicas import ReplicaError
 from memnets.training.reporter import Reporter
 from memnets.training.settings import LoggerSettings, RuntimeSettings
 from memnets.training.trainer import Trainer
@@ -124,26 +125,25 @@ class Run:
         self.make_trainer = make_trainer
         self.trainer: Trainer | None = None
         self.started = now()
+        self._logger: RunLogger | None = None
         self._interrupted = False
 
     def execute(self) -> int:
         """Train; return the exit code. Whatever happens, `status.json` says it."""
         try:
-            with self._signals():
-                outcome = self._train()
-        except NonFiniteError as error:
-            return self._fail(error, NOT_FINITE)
-        except (CheckpointError, ConfigError, DataError) as error:
-            return self._fail(error, REFUSED)
+            with on_signals(self.interrupt):
+                trainer = self.begin()
+                self.speak()
+                while trainer.goes_on:
+                    trainer.train_step()
+                return self.end()
         except Exception as error:
-            return self._fail(error, FAILED)
-        interrupted = outcome == "interrupted"
-        if interrupted and self.trainer is not None and self.group.leads:
-            print(f"saved at step {self.trainer.progress.step}: the same command goes on from there", file=sys.stderr)
-        self._status("interrupted" if interrupted else "done", outcome=outcome, ended=now())
-        return INTERRUPTED if interrupted else DONE
+            return self.fail(error)
+        finally:
+            self.close()
 
-    def _train(self) -> str:
+    def begin(self) -> Trainer:
+        """Make the folder ready; return the trainer at the point it goes on from."""
         source = self.group.share(prepare(self.folder, self.runtime.resume) if self.group.leads else None)
         if self.group.leads:
             write_atomic(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
@@ -151,33 +151,59 @@ class Run:
             write_json(self.folder / "environment.json", {**environment(self.group.device), **facts})
             (self.folder / "traceback.txt").unlink(missing_ok=True)
         self._status("running")
-        logger = RunLogger(self.folder, self.logger if self.group.leads else LoggerSettings(), self.config)
-        self.trainer = trainer = self.make_trainer(logger)
+        self._logger = RunLogger(self.folder, self.logger if self.group.leads else LoggerSettings(), self.config)
+        self.trainer = trainer = self.make_trainer(self._logger)
         if source is not None:
             trainer.load(source.path, continues=source.own)
             if self.group.leads and self.logger.progress != "none":
                 print(f"going on from {source.path}", file=sys.stderr)
         elif self.group.leads:
-            logger.rewind(0)
-        style = self.logger.progress if self.group.leads else "none"
-        trainer.reporter = Reporter(trainer.settings.max_steps, style, trainer.progress.step)
+            self._logger.rewind(0)
         if self._interrupted:
             trainer.interrupt()
         self._status("running")
-        try:
-            return trainer.fit()
-        finally:
-            trainer.reporter.close()
-            logger.close()
+        trainer.begin()
+        return trainer
 
-    def _fail(self, error: Exception, code: int) -> int:
+    def speak(self) -> None:
+        """Show from now on how far the run has come."""
+        if self.trainer is not None and self.trainer.reporter is None:
+            style = self.logger.progress if self.group.leads else "none"
+            self.trainer.reporter = Reporter(self.trainer.settings.max_steps, style, self.trainer.progress.step)
+
+    def end(self) -> int:
+        """Save and test what `begin` returned; return the exit code."""
+        assert self.trainer is not None
+        outcome = self.trainer.finish()
+        interrupted = outcome == "interrupted"
+        if interrupted and self.group.leads:
+            print(f"saved at step {self.trainer.progress.step}: the same command goes on from there", file=sys.stderr)
+        self._status("interrupted" if interrupted else "done", outcome=outcome, ended=now())
+        return INTERRUPTED if interrupted else DONE
+
+    def fail(self, error: Exception) -> int:
+        """Tell what an exception was, where a person looks; return the exit code."""
+        code = _code(error)
         if self.group.leads:
-            (self.folder / "traceback.txt").write_text(traceback.format_exc())
+            (self.folder / "traceback.txt").write_text("".join(traceback.format_exception(error)))
         self._status("failed", error=f"{type(error).__name__}: {error}", ended=now())
         if code == FAILED:
-            traceback.print_exc()
+            traceback.print_exception(error)
         print(f"error: {error}\n  the traceback is in {self.folder / 'traceback.txt'}", file=sys.stderr)
         return code
+
+    def interrupt(self) -> None:
+        """Save and stop after this step."""
+        self._interrupted = True
+        if self.trainer is not None:
+            self.trainer.interrupt()
+
+    def close(self) -> None:
+        """Stop drawing, and finish what the metrics services hold."""
+        if self.trainer is not None and self.trainer.reporter is not None:
+            self.trainer.reporter.close()
+        if self._logger is not None:
+            self._logger.close()
 
     def _status(self, status: str, **facts: Any) -> None:
         if self.group.leads:
@@ -204,21 +230,26 @@ class Run:
             reached |= {"solved_at_step": solved, "solved_at_sequences": sequences}
         return reached
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Save and stop on SIGTERM, SIGUSR1 (a scheduler's warning) and Ctrl-C; a second Ctrl-C stops at once."""
 
-        def handle(number: int, frame: Any) -> None:
-            if number == signal.SIGINT:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-            print(f"\n{signal.Signals(number).name}: saving a checkpoint after this step", file=sys.stderr)
-            self._interrupted = True
-            if self.trainer is not None:
-                self.trainer.interrupt()
+@contextmanager
+def on_signals(interrupt: Callable[[], None]) -> Iterator[None]:
+    """Save and stop on SIGTERM, SIGUSR1 (a scheduler's warning) and Ctrl-C; a second Ctrl-C stops at once."""
 
-        before = {number: signal.signal(number, handle) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def handle(number: int, frame: Any) -> None:
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        print(f"\n{signal.Signals(number).name}: saving a checkpoint after this step", file=sys.stderr)
+        interrupt()
+
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _code(error: Exception) -> int:
+    if isinstance(error, NonFiniteError):
+        return NOT_FINITE
+    return REFUSED if isinstance(error, CheckpointError | ConfigError | DataError | ReplicaError) else FAILED

@@ -61,7 +61,10 @@ class TrainerSettings:
         eval_every: steps between evaluations on the validation split.
         save_every: steps between checkpoints; one is always written at the end.
         keep_checkpoints: how many of the newest to keep.
-        clip_value: clip every gradient component to plus or minus this (before `clip_norm`).
+        num_replicas: train this many copies as one, with `seed`, `seed` + 1 and so on. Each is the run that its seed
+            would be alone, in the folder of that run.
+        clip_value: clip every gradient component to plus or minus this (before the norms).
+        clip_norm_each: clip the Euclidean norm of each parameter's gradient to this (before `clip_norm`).
         clip_norm: clip the gradient's Euclidean norm to this.
         precision: `bfloat16` runs the model under autocast; weights stay float32.
         ema_decay: evaluate with an exponential moving average of the weights with this decay.
@@ -83,7 +86,9 @@ class TrainerSettings:
     eval_every: int = 1000
     save_every: int = 1000
     keep_checkpoints: int = 2
+    num_replicas: int = 1
     clip_value: float | None = None
+    clip_norm_each: float | None = None
     clip_norm: float | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     ema_decay: float | None = None
@@ -97,15 +102,18 @@ class TrainerSettings:
 
     def __post_init__(self) -> None:
         counts = ("max_steps", "batch_size", "eval_batch_size", "accumulate", "log_every", "eval_every", "save_every")
-        _at_least(1, keep_checkpoints=self.keep_checkpoints, **{name: getattr(self, name) for name in counts})
+        counted = {name: getattr(self, name) for name in counts}
+        _at_least(1, keep_checkpoints=self.keep_checkpoints, num_replicas=self.num_replicas, **counted)
         if self.stop_after_solved is not None:
             _at_least(0, stop_after_solved=self.stop_after_solved)
         if self.bptt_length is not None:
             _at_least(1, bptt_length=self.bptt_length)
-        for name in ("clip_value", "clip_norm"):
+        for name in ("clip_value", "clip_norm_each", "clip_norm"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive (null to leave out), not {value}")
+        if self.num_replicas > 1 and (self.carry_state or self.compile or self.bptt_length is not None):
+            raise ValueError("num_replicas does not go with carry_state, bptt_length or compile: leave one of them out")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie between 0 and 1 (null to leave out), not {self.ema_decay}")
 

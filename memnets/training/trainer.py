@@ -18,6 +18,7 @@ from memnets.models.base import SequenceModel
 from memnets.tasks.base import Task
 from memnets.training import checkpoint
 from memnets.training.checkpoint import CheckpointError
+from memnets.training.clipping import clip_gradients
 from memnets.training.distributed import Processes, average_gradients, distribute, plain, without_sync
 from memnets.training.ema import MovingAverage
 from memnets.training.evaluation import evaluate, measures, quotient
@@ -63,7 +64,9 @@ class Trainer:
         self.base_rates = [parameters["lr"] for parameters in self.optimizer.param_groups]
         self.average = MovingAverage(self.model, settings.ema_decay) if settings.ema_decay else None
         self.carried: Any = None
-        self._interrupted = False
+        self._interrupted, self._stopping = False, False
+        self._sums: dict[str, Tensor] = {}
+        self._began, self._marked = time.monotonic(), (time.monotonic(), 0)
         self._saved_step: int | None = None
 
     def interrupt(self) -> None:
@@ -76,19 +79,27 @@ class Trainer:
         Raises:
             NonFiniteError: with the batch's step and seed. The last checkpoint stays as it was.
         """
-        began, before = time.monotonic(), self.progress.seconds
-        marked = (began, self.sequences)
-        while self.progress.outcome is None:
-            if self.progress.step >= self.settings.max_steps:
-                self.progress.outcome = "max_steps"
-                break
-            stopping = self.train_step()
-            self.progress.seconds = before + time.monotonic() - began
-            marked = self._after_step(marked)
-            if stopping and self.progress.outcome is None:
-                self.save()
-                return "interrupted"
+        self.begin()
+        while self.goes_on:
+            self.train_step()
+        return self.finish()
+
+    def begin(self) -> None:
+        """Start the clock."""
+        self._began = time.monotonic() - self.progress.seconds
+        self._marked = time.monotonic(), self.sequences
+        self._end_at_last_step()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another step is to be taken."""
+        return self.progress.outcome is None and not self._stopping
+
+    def finish(self) -> Outcome:
+        """Save, and test what has come to its end; return why it ended."""
         self.save()
+        if self.progress.outcome is None:
+            return "interrupted"
         self.test()
         return self.progress.outcome
 
@@ -98,8 +109,15 @@ class Trainer:
         settings = self.settings
         return self.progress.step * settings.batch_size * settings.accumulate * self.group.count
 
-    def train_step(self) -> bool:
-        """Take one optimizer step; return whether any process was asked to stop."""
+    def train_step(self) -> None:
+        """Take one optimizer step; log, evaluate, judge and save where these are due."""
+        batches, count = self.begin_step()
+        for number, batch in enumerate(batches):
+            self.note(batch, self._backward(batch, count, last=number == len(batches) - 1))
+        self.end_step()
+
+    def begin_step(self) -> tuple[list[Batch], Tensor]:
+        """Set seed and rate; return the step's batches, and the places, over all processes, that its loss counts at."""
         step = self.progress.step
         torch.manual_seed(step_seed(self.seed, step, self.group.rank))
         factor = self.settings.factor(step - self.progress.phase_began, plain(self.model).phases_left)
@@ -108,20 +126,31 @@ class Trainer:
         batches = [self._batch(step * self.settings.accumulate + micro) for micro in range(self.settings.accumulate)]
         count = self.group.sum(torch.stack([batch.mask.sum() for batch in batches]).sum().double())
         self.optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, Tensor] = {}
-        for number, batch in enumerate(batches):
-            outputs = self._backward(batch, count, last=number == len(batches) - 1)
-            with torch.no_grad():
-                for name, ratio in measures(self.task, outputs, batch).items():
-                    sums[name] = sums.get(name, 0) + torch.stack(ratio).double()
+        self._sums = {}
+        return batches, count
+
+    @torch.no_grad()
+    def note(self, batch: Batch, outputs: Tensor) -> None:
+        """Add the metrics of a batch to the step's."""
+        for name, ratio in measures(self.task, outputs, batch).items():
+            self._sums[name] = self._sums.get(name, 0) + torch.stack(ratio).double()
+
+    def end_step(self) -> None:
+        """Update the weights by the gradients there are; log, evaluate, judge and save where these are due.
+
+        Raises:
+            NonFiniteError: loss or gradient is NaN or infinite.
+        """
         average_gradients(self.model, self.group)
-        norm = self._clip()
-        stopping = self._add_up(sums, norm)
+        norm = clip_gradients(self.model.parameters(), self.settings)
+        self._stopping = self._add_up(self._sums, norm)
         self.optimizer.step()
         if self.average is not None:
             self.average.update()
         self.progress.step += 1
-        return stopping
+        self.progress.seconds = time.monotonic() - self._began
+        self._marked = self._after_step(self._marked)
+        self._end_at_last_step()
 
     def save(self) -> None:
         """Write a checkpoint of everything, unless this step has one, and drop the oldest.
@@ -218,14 +247,6 @@ class Trainer:
             return self.carried
         return plain(self.model).restart(self.carried, batch.starts)
 
-    def _clip(self) -> float:
-        weights = [weight for weight in self.model.parameters() if weight.grad is not None]
-        if self.settings.clip_value is not None:
-            torch.nn.utils.clip_grad_value_(weights, self.settings.clip_value)
-        limit = float("inf") if self.settings.clip_norm is None else self.settings.clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(weights, limit)
-        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-
     def _add_up(self, sums: dict[str, Tensor], norm: float) -> bool:
         """Add a step's metrics to the current row, the same in all processes; return whether any should stop."""
         flag = torch.full((1, 2), float(self._interrupted), dtype=torch.float64, device=self.group.device)
@@ -257,6 +278,10 @@ class Trainer:
         if step % settings.save_every == 0 or self.progress.best_step == step:
             self.save()
         return marked
+
+    def _end_at_last_step(self) -> None:
+        if self.progress.outcome is None and self.progress.step >= self.settings.max_steps:
+            self.progress.outcome = "max_steps"
 
     def _log_training(self, marked: tuple[float, int]) -> tuple[float, int]:
         means = {name: quotient(*pair) for name, pair in self.progress.sums.items()}
