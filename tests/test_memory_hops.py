@@ -341,6 +341,23 @@ class TestReplicas:
         found, expected = (torch.autograd.grad(each.square().sum(), given.tensors) for each in (queries, looped))
         assert_close(found, expected, **DOUBLE)
 
+    def test_the_registered_op_s_own_rule(self):
+        """Without any Python of ours around it."""
+        given = problem(linear=torch.tensor(False))
+        factors = torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64)
+        arguments = op_arguments(given)
+
+        def one(factor):
+            words = factor * arguments[3]
+            return torch.ops.memnets.memory_hops_forward(*arguments[:3], words, *arguments[4:-1], False)[0]
+
+        queries = vmap(one)(factors)
+        found = torch.autograd.grad(queries.square().sum(), given.tensors)
+        scaled = [given._replace(weights=given.weights._replace(words=each * given.weights.words)) for each in factors]
+        looped = torch.stack([kernel(*each) for each in scaled])
+        assert_close(queries[:, 0], looped, **DOUBLE)
+        assert_close(found, torch.autograd.grad(looped.square().sum(), given.tensors), **DOUBLE)
+
     def test_other_transforms_take_the_reference(self):
         given = problem().map(torch.Tensor.detach)
 

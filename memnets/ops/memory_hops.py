@@ -82,8 +82,7 @@ def run_kernel(
     given = (story, ages, question, *weights, linear)
     if backend.choose("memory_hops", {"cpu": lambda: _cpu_obstacle(given)}) == "reference":
         return None
-    one = tuple(None if tensor is None else tensor[None] for tensor in given)
-    return in_one_precision(lambda *call: (cpu.run(*call),), one, tuple(scheme))[0][0]
+    return in_one_precision(lambda *call: (cpu.run(*call),), given, tuple(scheme))[0]
 
 
 def _cpu_obstacle(given: tuple[Tensor | None, ...]) -> str | None:
