@@ -3,7 +3,8 @@
 usage: python scripts/benchmark.py [case=ntm_step,...] [batch=1,16,64] [time=41,...] [slots=128,...] [threads=1]
                                    [seconds=6] [compile=true] [device=cpu] [csv=results/kernels.csv]
 
-case      ops of memnets.ops.cases, and ntm_step, dnc_step, sam_step: a training step of each; without it all of them
+case      ops of memnets.ops.cases, and a training step each: ntm_step, dnc_step, sam_step, memn2n_step, memn2n_ten_step
+          (ten networks at once); without it all of them
 batch, time, slots   lists of sizes, in the place of each case's own
 threads   a list; of the CPU
 seconds   per row
@@ -22,8 +23,9 @@ import sys
 from dataclasses import asdict
 
 from memnets.analysis.arguments import UsageError
-from memnets.analysis.kernels import add_kernels, read_kernels
+from memnets.analysis.kernels import KernelRecord, add_kernels, read_kernels
 from memnets.analysis.rows import RecordError
+from memnets.benchmark.cases import sequences
 from memnets.benchmark.choice import read_choice
 from memnets.benchmark.measure import measure, provenance
 from memnets.benchmark.table import show
@@ -44,6 +46,8 @@ def main(words: list[str]) -> int:
     for case, sizes, threads in choice.problems():
         print(f"{case}: batch {sizes.batch}, {sizes.slots} slots", file=sys.stderr, flush=True)
         rows.append(measure(case, sizes, threads, choice.seconds, choice.device, choice.compiles, made_by))
+        if count := sequences(case, sizes):
+            print(f"  sequences per second: {_rates(count, rows[-1])}", file=sys.stderr, flush=True)
         if choice.csv:
             add_kernels(choice.csv, rows[-1:])
     show(rows, stderr=choice.named)
@@ -51,6 +55,11 @@ def main(words: list[str]) -> int:
         for row in rows:
             print(json.dumps(asdict(row)))
     return 0
+
+
+def _rates(count: int, row: KernelRecord) -> str:
+    times = {row.kernel: row.kernel_ms, "reference": row.reference_ms}
+    return ", ".join(f"{name} {1e3 * count / time:,.0f}" for name, time in times.items() if time)
 
 
 if __name__ == "__main__":

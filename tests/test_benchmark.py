@@ -14,11 +14,12 @@ from tiny import ROOT, script
 from memnets.analysis.kernels import KERNELS, MEMORY, TIME, KernelRecord, add_kernels, read_kernels, render_kernels
 from memnets.analysis.markdown import updated
 from memnets.analysis.rows import RecordError
-from memnets.benchmark import counting, timing
+from memnets.benchmark import counting, stories, timing
 from memnets.benchmark import measure as measuring
 from memnets.benchmark.cases import OP_SIZES, names, problem, sizes_of
 from memnets.benchmark.counting import Traffic, kept_bytes, kernel_bytes, matrix_flops, unmeasured_bytes
 from memnets.benchmark.steps import STEPS
+from memnets.benchmark.stories import STORY_SIZES, STORY_STEPS
 from memnets.benchmark.timing import Seconds, in_turns, threads
 from memnets.ops.backend import current_backend, use_backend
 from memnets.ops.cases import OPS, Op, Sizes, cases
@@ -73,6 +74,16 @@ class TestScript:
         assert [(row["time"], row["slots"]) for row in rows] == [(2, 8), (2, 16), (4, 8), (4, 16)]
         assert [row["kept_kb"] for row in rows[:2]] < [row["kept_kb"] for row in rows[1:3]]
 
+    def test_memory_networks_are_timed_on_three_tasks_stories(self, capsys):
+        assert script("benchmark").main(["seconds=0.01", "case=memn2n_step,memn2n_ten_step"]) == 0
+        out, err = capsys.readouterr()
+        rows = [json.loads(line) for line in out.splitlines()]
+        assert [(row["slots"], row["time"]) for row in rows] == 2 * [(each.slots, each.time) for each in STORY_SIZES]
+        assert {row["kernel"] for row in rows} == {"cpu"}
+        for i, row in enumerate(rows):
+            rate = (32 if i < 3 else 320) / row["kernel_ms"] * 1e3
+            assert f"sequences per second: cpu {rate:,.0f}, reference " in err
+
     def test_a_sparse_memory_costs_the_same_at_any_size(self, capsys):
         """What it keeps and moves; a time would depend on the machine."""
         rows = printed(capsys, "case=sam_step", "batch=2", "time=5", "slots=1024,1048576")
@@ -87,11 +98,9 @@ class TestScript:
         assert all(name in table for name in names())
         assert all(name.split()[0] in table for name in [*TIME, *MEMORY])
         rows = read_kernels(tmp_path / KERNELS)
-        assert {row.case for row in rows} == {*STEPS, *OPS}
+        assert {row.case for row in rows} == {*STEPS, *STORY_STEPS, *OPS}
         assert {row.word for row in rows} == {sizes.word for sizes in OP_SIZES}
-        assert {row.kernel for row in rows if row.case not in STEPS} == {"-"}, (
-            "Triton's interpreter is no kernel to time"
-        )
+        assert {row.kernel for row in rows if row.case in OPS} == {"-"}, "Triton's interpreter is no kernel to time"
 
     def test_torch_compile_is_a_column(self, capsys, monkeypatch):
         compiled = []
@@ -131,6 +140,17 @@ class TestCases:
         assert "made_up" in names()
         assert made.sizes.time == 1, "it has no such axis"
         assert made.fewest_bytes == 4 * 5 * 3 * FLOAT, "argument, result, and the gradient of either"
+
+    def test_stories_are_as_long_as_babis(self):
+        """Sentences told, and words of a sentence: 6, 16 and 38 in tasks 1 to 3, and 5."""
+        told, words = [], []
+        for sizes in STORY_SIZES:
+            torch.manual_seed(0)
+            story = stories._batch(replace(sizes, batch=2000))[0].story
+            told.append((story != 0).any(-1).sum(1).double().mean().item())
+            words.append((story != 0).sum().item() / (story != 0).any(-1).sum().item())
+        assert told == pytest.approx([5.9, 15.6, 38.4], abs=0.7)
+        assert words == pytest.approx([5, 5, 5], abs=0.1)
 
     @pytest.mark.parametrize("name", names())
     def test_runs_forward_and_backward(self, name):

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from naive import softmax
-from torch.func import functional_call
+from torch.func import functional_call, stack_module_state, vmap
 from torch.testing import assert_close
 
 from memnets.contracts import Spec, Story
@@ -19,6 +19,7 @@ from memnets.memory.attention_score import AdditiveScore, DotScore, ScaledDotSco
 from memnets.memory.memory_network import PaddedEmbedding, SentenceEmbedding, ages, ages_among_blanks, position_weights
 from memnets.models import memn2n
 from memnets.models.memn2n import MemN2N
+from memnets.ops.backend import BackendError, use_backend
 
 ABLATIONS = list(product(["adjacent", "layerwise"], [True, False], [True, False]))
 
@@ -351,3 +352,68 @@ class TestLinearStart:
 
     def test_without_it_a_checkpoint_holds_parameters_alone(self):
         assert set(model_of().state_dict()) == {name for name, _ in model_of().named_parameters()}
+
+
+def gradients_of(model, inputs=EXAMPLE):
+    """Logits, and the gradient of every parameter for the sum of their squares."""
+    logits, _ = model(inputs)
+    return logits, torch.autograd.grad(logits.square().sum(), list(model.parameters()), allow_unused=True)
+
+
+class TestKernel:
+    @pytest.mark.parametrize("ablation", ABLATIONS)
+    @pytest.mark.parametrize("linear", [True, False])
+    @pytest.mark.parametrize("activation", [None, torch.nn.ReLU()])
+    def test_same_under_both_backends(self, ablation, linear, activation):
+        model = model_of(ablation, linear_start=linear, activation=activation).double()
+        with use_backend("cpu"):
+            fused = gradients_of(model)
+        with use_backend("reference"):
+            assert_close(fused, gradients_of(model), rtol=1e-10, atol=1e-12)
+
+    @pytest.mark.parametrize("score", [DotScore, ScaledDotScore])
+    def test_same_with_noise_and_either_score(self, score):
+        model, found = model_of(embedding_size=5, attention_score=score, random_noise=1.0).double(), []
+        for backend in ("cpu", "reference"):
+            torch.manual_seed(1)
+            with use_backend(backend):
+                found.append(gradients_of(model))
+        assert_close(*found, rtol=1e-10, atol=1e-12)
+
+    def test_what_it_cant_express_runs_hop_by_hop(self):
+        class Watched(SentenceEmbedding):
+            pass
+
+        subclassed, hooked = model_of(), model_of()
+        subclassed.embeddings[0].__class__ = Watched
+        hooked.attention_score.register_forward_hook(lambda *_: None)
+        for model, reason in [
+            (model_of(attention_score=AdditiveScore), "it has no AdditiveScore, Linear"),
+            (model_of(activation=torch.nn.Tanh()), "it has no Tanh"),
+            (subclassed, "it has no Watched"),
+            (hooked, "it wouldn't call the hooks"),
+        ]:
+            logits, _ = model(EXAMPLE)
+            with use_backend("reference"):
+                assert model(EXAMPLE)[0].equal(logits)
+            with use_backend("cpu"), pytest.raises(BackendError, match=f"can't run memory_hops: {reason}"):
+                model(EXAMPLE)
+
+    @pytest.mark.parametrize("backend", ["cpu", "reference"])
+    @pytest.mark.parametrize("tying", ["adjacent", "layerwise"])
+    def test_replicas_at_once_are_each_alone(self, backend, tying):
+        """Some of them still linear, the others no longer."""
+        models = [model_of((tying, True, True), linear_start=True).double() for _ in range(3)]
+        models[1].enter_next_phase()
+        parameters, buffers = stack_module_state(models)
+
+        def logits(parameters, buffers):
+            return functional_call(models[0], (parameters, buffers), (EXAMPLE,))[0]
+
+        with use_backend(backend):
+            together = vmap(logits)(parameters, buffers)
+            gradients = torch.autograd.grad(together.square().sum(), list(parameters.values()))
+            alone = [gradients_of(model) for model in models]
+        assert_close(together, torch.stack([each for each, _ in alone]), rtol=1e-10, atol=1e-12)
+        for gradient, each in zip(gradients, zip(*(found for _, found in alone), strict=True), strict=True):
+            assert_close(gradient, torch.stack(each), rtol=1e-10, atol=1e-12)

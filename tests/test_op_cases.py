@@ -21,8 +21,8 @@ from memnets.ops.erase_add import read
 CASES = [pytest.param(case, id=case.name) for case in cases()]
 
 
-ELSEWHERE = {"backend", "sequence", "ntm_sequence", "dnc_sequence", "sam_sequence"}
-"""No ops of one step: tested in test_backend.py, test_kernels.py, test_dnc.py and test_sam.py."""
+ELSEWHERE = {"backend", "sequence", "ntm_sequence", "dnc_sequence", "sam_sequence", "memory_hops"}
+"""No ops of one step: tested in test_backend.py, test_kernels.py, test_dnc.py, test_sam.py and test_memory_hops.py."""
 
 
 def as_tuple(result):

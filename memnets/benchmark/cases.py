@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from memnets.benchmark.problem import Problem, Step, nbytes
 from memnets.benchmark.steps import BATCHES, STEPS, training_step
+from memnets.benchmark.stories import BATCH, STORY_SIZES, STORY_STEPS, story_step
 from memnets.ops.backend import use_backend
 from memnets.ops.cases import OPS, Case, Sizes
 
@@ -24,24 +25,33 @@ OP_SIZES = (
 
 def names() -> list[str]:
     """Return what can be timed."""
-    return [*STEPS, *OPS]
+    return [*STEPS, *STORY_STEPS, *OPS]
 
 
 def sizes_of(name: str, batch: Sequence[int] = (), time: Sequence[int] = (), slots: Sequence[int] = ()) -> list[Sizes]:
     """Return the sizes at which a case is timed; lists that aren't empty take the place of its own values."""
-    batch = batch or (BATCHES if name in STEPS else ())
-    return [
+    batch = batch or (BATCHES if name in STEPS else [BATCH] if name in STORY_STEPS else ())
+    own_sizes = STORY_SIZES if name in STORY_STEPS else [STEPS[name].sizes] if name in STEPS else OP_SIZES
+    made = [
         replace(own, batch=b, time=t, slots=n)
-        for own in ([STEPS[name].sizes] if name in STEPS else OP_SIZES)
+        for own in own_sizes
         for t in time or [own.time]
         for n in slots or [own.slots]
         for b in batch or [own.batch]
     ]
+    return list(dict.fromkeys(made))
 
 
 def problem(name: str, sizes: Sizes, device: str = "cpu") -> Problem:
     """Return a problem of one of the `names`."""
+    if name in STORY_STEPS:
+        return story_step(name, sizes, device)
     return training_step(name, sizes, device) if name in STEPS else op(name, sizes, device)
+
+
+def sequences(name: str, sizes: Sizes) -> int | None:
+    """Return how many sequences or stories a training step learns from; None for an op."""
+    return None if name in OPS else sizes.batch * STORY_STEPS.get(name, 1)
 
 
 def op(name: str, sizes: Sizes, device: str) -> Problem:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from memnets.ops.erase_add import read
+from memnets.ops.memory_hops import position_weights
 from memnets.streams import uniform
 
 INIT_STD = 0.1
@@ -59,7 +60,7 @@ class SentenceEmbedding(nn.Module):
         """Σ_j l_j · A x_j, with l_j = 1 for a bag of words: time is not encoded."""
         embedded = self.words(sentences)
         if self.position_encoding:
-            embedded = embedded * position_weights(sentences, embedded.shape[-1])
+            embedded = embedded * position_weights(sentences, embedded.shape[-1], embedded.dtype)
         return embedded.sum(-2)
 
     def slots(
@@ -68,21 +69,6 @@ class SentenceEmbedding(nn.Module):
         """m_i = Σ_j l_j · A x_ij + T_A(age of sentence i)."""
         slots = self(story)
         return slots if self.ages is None else slots + self.ages(age.clamp(max=self.max_age))
-
-
-def position_weights(
-    sentences: Int[Tensor, "*shape words"], embedding_size: int
-) -> Float[Tensor, "*shape words embedding"]:
-    """l_kj = (1 - j/J) - (k/d)(1 - 2j/J) for component k of d and word j of J, both from 1 (section 4.1).
-
-    J counts the sentence's own words, so that padding changes nothing. (The authors' code differs from their paper:
-    about twice these weights, half an index off.)
-    """
-    numbers = torch.arange(1, sentences.shape[-1] + 1, device=sentences.device)
-    lengths = (sentences != 0).sum(-1, keepdim=True).clamp(min=1)
-    place = (numbers / lengths)[..., None]
-    component = torch.arange(1, embedding_size + 1, device=sentences.device) / embedding_size
-    return (1 - place) - component * (1 - 2 * place)
 
 
 def is_told(story: Int[Tensor, "batch sentences words"]) -> Bool[Tensor, "batch sentences"]:

@@ -10,9 +10,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from memnets.contracts import Spec, Story
-from memnets.memory.attention_score import AttentionScore, DotScore
-from memnets.memory.memory_network import SentenceEmbedding, ages, ages_among_blanks, hop, is_told, normal
+from memnets.memory.attention_score import AttentionScore, DotScore, ScaledDotScore
+from memnets.memory.memory_network import (
+    PaddedEmbedding,
+    SentenceEmbedding,
+    ages,
+    ages_among_blanks,
+    hop,
+    is_told,
+    normal,
+)
 from memnets.models.base import SequenceModel, check_spec
+from memnets.ops.backend import KERNELS, choose, current_backend
+from memnets.ops.memory_hops import HopScheme, HopWeights, run_kernel
+
+FUSED = (nn.ModuleList, SentenceEmbedding, PaddedEmbedding, DotScore, ScaledDotScore, nn.Identity, nn.ReLU)
+"""Parts that the op `memory_hops` can express."""
 
 
 class MemN2N(SequenceModel):
@@ -96,28 +109,74 @@ class MemN2N(SequenceModel):
 
     def forward(self, inputs: Story, state: Any = None) -> tuple[Float[Tensor, "batch output"], tuple[()]]:
         """Logits W(o^K + u^K), before the softmax of equation 3."""
-        query, _ = self._hops(inputs)
+        age = self._ages(inputs.story)
+        query = self._fused_hops(inputs, age)
+        if query is None:
+            query, _ = self._hops(inputs, age)
         return query @ self._answer_table().T, ()
 
     def attention(self, inputs: Story) -> Float[Tensor, "batch hops sentences"]:
         """Weights p of each hop over the sentences (equation 1)."""
-        return torch.stack(self._hops(inputs)[1], dim=1)
+        return torch.stack(self._hops(inputs, self._ages(inputs.story))[1], dim=1)
 
-    def _hops(self, inputs: Story) -> tuple[Tensor, list[Tensor]]:
+    def _ages(self, story: Tensor) -> Tensor:
+        age = ages(story)
+        return ages_among_blanks(age, self.random_noise) if self.training and self.random_noise > 0 else age
+
+    def _hops(self, inputs: Story, age: Tensor) -> tuple[Tensor, list[Tensor]]:
         """u^{k+1} = f(u^k + o^k) (equation 4; f the activation), with H u^k in place of u^k for layer-wise tying."""
         told = is_told(inputs.story)
-        age = ages(inputs.story)
-        if self.training and self.random_noise > 0:
-            age = ages_among_blanks(age, self.random_noise)
         slots = [embedding.slots(inputs.story, age) for embedding in self._tables()]
-        weigh = self.attention_score.linear if self.phases_left else self.attention_score
         query, attention = self._embed_question(inputs.query), []
         for k in range(self.num_hops):
             keys, values = (slots[k], slots[k + 1]) if self.adjacent else slots
-            found, weights = hop(query, keys, values, told, weigh)
+            found, weights = hop(query, keys, values, told, self._weigh)
             query = self.activation((query if self.update is None else query @ self.update.T) + found)
             attention.append(weights)
         return query, attention
+
+    def _weigh(self, query: Tensor, keys: Tensor, told: Tensor) -> Tensor:
+        """p (equation 1). Whether it is linear isn't asked in Python: replicas under vmap may differ in it."""
+        weights = self.attention_score(query, keys, told)
+        if self.linear is None:
+            return weights
+        return torch.where(self.linear, self.attention_score.linear(query, keys, told), weights)
+
+    def _fused_hops(self, inputs: Story, age: Tensor) -> Tensor | None:
+        """The last query from a kernel; None if none serves.
+
+        Raises:
+            BackendError: the backend asked for by name can't serve.
+        """
+        if current_backend() == "reference":
+            return None
+        if reason := self._obstacle():
+            choose("memory_hops", dict.fromkeys(KERNELS, lambda: reason))
+            return None
+        tables = self._tables()
+        questions = [] if self.question is None else [self.question]
+        vectors: list[Tensor] = [table.ages.weight for table in tables if table.ages is not None]
+        weights = HopWeights(
+            torch.stack([table.words.weight for table in [*tables, *questions]]),
+            torch.stack(vectors) if vectors else None,
+            self.update,
+        )
+        relu, scale = isinstance(self.activation, nn.ReLU), cast(DotScore, self.attention_score).scale
+        scheme = HopScheme(self.num_hops, self.adjacent, tables[0].position_encoding, relu, scale)
+        return run_kernel(inputs.story, inputs.query, weights, scheme, age if vectors else None, self.linear)
+
+    def _obstacle(self) -> str | None:
+        """Return what the op can't express, None if nothing.
+
+        The rule: it serves this project's embeddings, a dot product as score, and a ReLU or nothing after a hop. A
+        subclass may compute something else; so may a module that is watched by hooks.
+        """
+        parts = list(self.modules())[1:]
+        if other := [type(part).__name__ for part in parts if type(part) not in FUSED]:
+            return f"it has no {', '.join(dict.fromkeys(other))}"
+        if any(part._forward_hooks or part._forward_pre_hooks for part in parts):
+            return "it wouldn't call the hooks of the network's parts"
+        return None
 
     def _embed_question(self, query: Tensor) -> Tensor:
         return self._tables()[0](query) if self.question is None else self.question(query)

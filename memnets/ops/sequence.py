@@ -137,16 +137,23 @@ def cpu_obstacle(op: str, register: Callable[[], None], given: tuple[Tensor | No
     It serves plain tensors of real floating dtype on a CPU, with at least one sequence and one step, outside the
     transforms of torch.func. It has first derivatives only.
     """
-    for tensor in given:
-        if tensor is not None and not tensor.is_cpu:
-            return f"tensors are on {tensor.device.type}, it runs on the CPU"
-        if tensor is not None and type(tensor) not in PLAIN:
-            return f"it takes plain tensors, not {type(tensor).__name__}"
+    if reason := place_obstacle(given):
+        return reason
     if given[0] is None or 0 in given[0].shape[:2]:
         return "there is nothing to run: no sequence or no step"
     if torch._C._are_functorch_transforms_active():
         return "torch.func transforms can't look into it"
     return backend.build_obstacle(op, register)
+
+
+def place_obstacle(given: tuple[Tensor | None, ...]) -> str | None:
+    """Return why no C++ kernel can serve these tensors: other than plain ones, or elsewhere than on a CPU."""
+    for tensor in given:
+        if tensor is not None and not tensor.is_cpu:
+            return f"tensors are on {tensor.device.type}, it runs on the CPU"
+        if tensor is not None and type(tensor) not in PLAIN:
+            return f"it takes plain tensors, not {type(tensor).__name__}"
+    return None
 
 
 PLAIN: tuple[type, ...] = (Tensor, torch.nn.Parameter)
