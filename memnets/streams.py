@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+VMAP_MODE = torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchVmapMode)
 _streams: list[torch.Generator] = []
 
 
@@ -47,5 +48,6 @@ def _(info: object, in_dims: tuple[int | None, None], like: Tensor, width: int) 
     rows = like.movedim(in_dims[0] or 0, 0)
     if len(_streams) != len(rows):
         raise RuntimeError(f"{len(rows)} replicas draw from {len(_streams)} streams: use replica_streams")
-    drawn = [torch.rand(rows.shape[1], width, device=rows.device, generator=stream) for stream in _streams]
-    return torch.stack(drawn), 0
+    with torch._C._ExcludeDispatchKeyGuard(VMAP_MODE):  # in which torch refuses random numbers, even here
+        drawn = [torch.rand(rows.shape[1], width, device=rows.device, generator=stream) for stream in _streams]
+        return torch.stack(drawn), 0

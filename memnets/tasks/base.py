@@ -6,6 +6,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -101,8 +102,12 @@ def epoch_indices(num_items: int, index: int, batch_size: int, seed: int) -> np.
         raise ValueError(f"a batch of {batch_size} needs at least as many items; there are {num_items}")
     per_epoch = num_items // batch_size
     epoch, position = divmod(index, per_epoch)
-    order = np.random.default_rng([seed, SPLITS.index("train"), epoch]).permutation(num_items)
-    return order[position * batch_size : (position + 1) * batch_size]
+    return _shuffled(num_items, epoch, seed)[position * batch_size : (position + 1) * batch_size]
+
+
+@lru_cache(maxsize=64)
+def _shuffled(num_items: int, epoch: int, seed: int) -> np.ndarray:
+    return np.random.default_rng([seed, SPLITS.index("train"), epoch]).permutation(num_items)
 
 
 def ratio(values: Tensor, where: Tensor | None = None) -> Ratio:

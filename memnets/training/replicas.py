@@ -32,8 +32,11 @@ class Replicas:
         self.model, self.settings, self.device = first.model, first.settings, first.group.device
         self.parameters = _stack([trainer.model for trainer in trainers], nn.Module.named_parameters)
         self.buffers = _stack([trainer.model for trainer in trainers], nn.Module.named_buffers)
-        for stacked in self.parameters.values():
-            stacked.requires_grad_()
+        self.gradients = {name: torch.zeros_like(stacked) for name, stacked in self.parameters.items()}
+        for name, stacked in self.parameters.items():
+            stacked.requires_grad_().grad = self.gradients[name]
+            for trainer, row in zip(self.trainers, self.gradients[name], strict=True):
+                trainer.model.get_parameter(name).grad = row
 
     def train_step(self) -> dict[Trainer, Exception]:
         """Take one step with all; return those that failed, which must not take another.
@@ -42,7 +45,8 @@ class Replicas:
             ReplicaError: the model, or the task's batches, can't be stacked.
         """
         begun = [trainer.begin_step() for trainer in self.trainers]
-        self._zero_gradients()
+        for gradient in self.gradients.values():
+            gradient.zero_()
         seeds = [step_seed(trainer.seed, trainer.progress.step, 0) for trainer in self.trainers]
         with replica_streams(seeds, self.device):
             for batches in zip(*(batches for batches, _ in begun), strict=True):
@@ -80,13 +84,6 @@ class Replicas:
     def _outputs(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Any) -> Tensor:
         outputs: Tensor = functional_call(self.model, (parameters, buffers), (inputs,))[0]
         return outputs
-
-    def _zero_gradients(self) -> None:
-        """Give every stacked parameter a gradient of zeros, and every trainer's parameters its rows."""
-        for name, stacked in self.parameters.items():
-            stacked.grad = torch.zeros_like(stacked)
-            for trainer, row in zip(self.trainers, stacked.grad, strict=True):
-                trainer.model.get_parameter(name).grad = row
 
 
 def _stack(models: Sequence[nn.Module], named: Callable[[nn.Module], Any]) -> dict[str, Tensor]:

@@ -60,7 +60,8 @@ class Trainer:
             model.compiled_part().compile()
         pieces = settings.carry_state or settings.bptt_length is not None
         self.model = distribute(model, group, parallel, pieces)
-        self.optimizer = make_optimizer(self.model.parameters())
+        self.weights = list(self.model.parameters())
+        self.optimizer = make_optimizer(self.weights)
         self.base_rates = [parameters["lr"] for parameters in self.optimizer.param_groups]
         self.average = MovingAverage(self.model, settings.ema_decay) if settings.ema_decay else None
         self.carried: Any = None
@@ -112,6 +113,7 @@ class Trainer:
     def train_step(self) -> None:
         """Take one optimizer step; log, evaluate, judge and save where these are due."""
         batches, count = self.begin_step()
+        self.optimizer.zero_grad(set_to_none=True)
         for number, batch in enumerate(batches):
             self.note(batch, self._backward(batch, count, last=number == len(batches) - 1))
         self.end_step()
@@ -119,13 +121,12 @@ class Trainer:
     def begin_step(self) -> tuple[list[Batch], Tensor]:
         """Set seed and rate; return the step's batches, and the places, over all processes, that its loss counts at."""
         step = self.progress.step
-        torch.manual_seed(step_seed(self.seed, step, self.group.rank))
+        seed_generator(step_seed(self.seed, step, self.group.rank), self.group.device)
         factor = self.settings.factor(step - self.progress.phase_began, plain(self.model).phases_left)
         for parameters, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             parameters["lr"] = rate * factor
         batches = [self._batch(step * self.settings.accumulate + micro) for micro in range(self.settings.accumulate)]
         count = self.group.sum(torch.stack([batch.mask.sum() for batch in batches]).sum().double())
-        self.optimizer.zero_grad(set_to_none=True)
         self._sums = {}
         return batches, count
 
@@ -142,7 +143,7 @@ class Trainer:
             NonFiniteError: loss or gradient is NaN or infinite.
         """
         average_gradients(self.model, self.group)
-        norm = clip_gradients(self.model.parameters(), self.settings)
+        norm = clip_gradients(self.weights, self.settings)
         self._stopping = self._add_up(self._sums, norm)
         self.optimizer.step()
         if self.average is not None:
@@ -160,7 +161,7 @@ class Trainer:
         """
         if self._saved_step == self.progress.step:
             return
-        if not all(weight.isfinite().all() for weight in self.model.parameters()):
+        if not all(weight.isfinite().all() for weight in self.weights):
             raise NonFiniteError(self.progress.step, self.seed)
         self.progress.metrics_position = self.logger.position
         tensors, optimizer = gather(self.model, self.optimizer, self.average)
@@ -323,3 +324,15 @@ class Trainer:
 def step_seed(seed: int, step: int, rank: int) -> int:
     """Seed of all of a step's random numbers in the model, so that dropout needs no saved generator."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def seed_generator(seed: int, device: torch.device) -> None:
+    """Seed the global generators of the CPU and of `device`.
+
+    `torch.manual_seed` seeds every kind of device and keeps a stack trace for each absent one: a millisecond's work.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type != "cpu":
+        torch.manual_seed(seed)
