@@ -15,6 +15,7 @@ import yaml
 from babi_example import write_babi
 from hydra.utils import get_class, instantiate
 from omniglot_example import write_omniglot
+from text_example import write_text
 from tiny import ROOT, TINY, tiny_config
 
 from memnets.check import ConfigError
@@ -30,11 +31,11 @@ MODELS, TASKS, EXPERIMENTS, SWEEPS = (choices(group) for group in ("model", "tas
 
 @pytest.fixture
 def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """All twenty bAbI tasks, and an Omniglot, tiny."""
+    """All twenty bAbI tasks, an Omniglot and a text, tiny."""
     monkeypatch.delenv("MEMNETS_DATA", raising=False)
     for number in range(1, 21):
         write_babi(tmp_path, number)
-    return write_omniglot(tmp_path)
+    return write_text(write_omniglot(tmp_path))
 
 
 def use_small_data(config: dict[str, Any], root: Path) -> None:

@@ -74,6 +74,10 @@ class Task(ABC):
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:
         """Metrics as sums and counts, so that batches and processes add up exactly."""
 
+    def derived_metrics(self, means: dict[str, float]) -> dict[str, float]:
+        """Return what is no mean itself but follows from the means over a split: the perplexity from the loss."""
+        return {}
+
     @abstractmethod
     def oracle(self, batch: Batch) -> Tensor:
         """Outputs that solve the batch, computed by hand from `batch.inputs` alone: proof that it can be solved."""
