@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from itertools import pairwise
@@ -11,13 +12,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from text_example import task_in, text, write_text
+from tiny import ALONE
 from torch.testing import assert_close
 
+from memnets.config import build, compose, with_defaults
+from memnets.launch import make_trainer
 from memnets.models.lstm import LSTM
 from memnets.tasks.base import SPLITS
 from memnets.tasks.language_modelling import perplexity
 from memnets.tasks.text_counts import count_bigrams
 from memnets.tasks.text_tokens import Bytes, Words
+from memnets.training.logger import RunLogger
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +150,18 @@ class TestPerplexity:
         assert count == len(ids)
         assert derived["perplexity"] == pytest.approx(expected, rel=1e-5)
         assert derived["bits_per_token"] == pytest.approx(math.log2(expected), rel=1e-5)
+
+    def test_is_written_beside_the_loss_it_comes_from(self, root, tmp_path):
+        words = (f"task.data_root={root}", "task.segment_length=9", "trainer.batch_size=4", "trainer.max_steps=2")
+        words += ("model.hidden_size=8", "trainer.eval_every=2", "trainer.log_every=1", "logger.progress=none")
+        config = with_defaults(compose(["model=lstm", "task=language_modelling", *words]).config)
+        experiment = build(config)
+        make_trainer(experiment, tmp_path, RunLogger(tmp_path, experiment.logger, config), ALONE).fit()
+        rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        assert {row["split"] for row in rows} >= {"train", "validation"}
+        for row in rows:
+            assert row["perplexity"] == math.exp(row["loss"])
+            assert list(row)[3:5] == ["loss", "perplexity"]
 
     def test_of_uniform_outputs_is_the_vocabulary_size(self, root):
         task = task_in(root)

@@ -35,13 +35,18 @@ def evaluate(
                 counted = torch.stack(ratio).double() * (index < num_batches)
                 totals[name] = totals.get(name, torch.zeros_like(counted)) + counted
     model.train(was_training)
-    return {name: quotient(*group.sum(sums).tolist()) for name, sums in totals.items()}
+    return with_derived(task, {name: quotient(*group.sum(sums).tolist()) for name, sums in totals.items()})
 
 
 def measures(task: Task, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:
     """Return the task's metrics and, under `loss`, its loss per place it counts at."""
     loss = Ratio(task.loss(outputs, batch).detach().double(), batch.mask.sum().double())
     return {"loss": loss, **task.metrics(outputs.detach(), batch)}
+
+
+def with_derived(task: Task, means: dict[str, float]) -> dict[str, float]:
+    """Return the means, the loss first, with what the task derives from them right after it."""
+    return {"loss": means["loss"], **task.derived_metrics(means), **means}
 
 
 def quotient(total: float, count: float) -> float:

@@ -21,7 +21,7 @@ from memnets.training.checkpoint import CheckpointError
 from memnets.training.clipping import clip_gradients
 from memnets.training.distributed import Processes, average_gradients, distribute, plain, without_sync
 from memnets.training.ema import MovingAverage
-from memnets.training.evaluation import evaluate, measures, quotient
+from memnets.training.evaluation import evaluate, measures, quotient, with_derived
 from memnets.training.logger import RunLogger
 from memnets.training.progress import NonFiniteError, Outcome, Progress
 from memnets.training.reporter import Reporter
@@ -285,7 +285,7 @@ class Trainer:
             self.progress.outcome = "max_steps"
 
     def _log_training(self, marked: tuple[float, int]) -> tuple[float, int]:
-        means = {name: quotient(*pair) for name, pair in self.progress.sums.items()}
+        means = with_derived(self.task, {name: quotient(*pair) for name, pair in self.progress.sums.items()})
         rate = self.optimizer.param_groups[0]["lr"]
         row = self._log("train", means | {"learning_rate": rate, "gradient_norm": quotient(*self.progress.norms)})
         self.progress.sums, self.progress.norms = {}, [0.0, 0.0]
