@@ -61,5 +61,5 @@ def _row(shown: Attention, row: int) -> str:
 def _cell(weight: float) -> str:
     """Return a cell as blue as its weight; weights of a linear phase may lie beyond 0 and 1, shades don't."""
     shade = min(1.0, max(0.0, weight))
-    kind = " strong" if shade > 0.5 else " faint" if shade < 0.01 else ""
+    kind = " strong" if shade > 0.75 else " faint" if shade < 0.01 else ""
     return f'<td class="weight{kind}" style="background: rgba(0, 104, 168, {shade:.2f})">{weight:.2f}</td>'
