@@ -26,6 +26,8 @@ from memnets.files import write_atomic
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+CAPTIONS = {"addressing": "One test sequence", "attention": "A few test questions, ● their true supporting facts"}
+
 
 @dataclass(frozen=True)
 class Report:
@@ -170,7 +172,7 @@ def _memories(groups: Sequence[Group], faults: list[Problem]) -> Iterator[Pictur
                 faults.append(Problem(run.path, str(error)))
                 continue
             for name, figure in figures.items():
-                caption = f"One test sequence, seed {run.seed}, {run.path.name}."
+                caption = f"{CAPTIONS[name]}, seed {run.seed}, {run.path.name}."
                 yield Picture(
                     _slug(f"{name}_{group.label}"), f"{name.capitalize()}: {group.label}", caption, png(figure)
                 )

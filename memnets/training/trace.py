@@ -1,4 +1,4 @@
-"""What a finished model did with its memory on one sequence, written for pictures."""
+"""What a finished model did with its memory on one sequence, or on a few questions, written for pictures."""
 
 from __future__ import annotations
 
