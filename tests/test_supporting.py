@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from babi_example import task_in, write_babi
-from tiny import ALONE
+from tiny import ALONE, ROOT
 
 from memnets.contracts import Batch, Story
 from memnets.models.base import SequenceModel
@@ -84,3 +89,18 @@ def test_evaluation_reports_them_beside_the_tasks_metrics(task, batch_size):
     whole = supporting_facts(model, task.batch("test", 0, 3, 0))
     for name in TELLS:
         assert rows[name] == pytest.approx((whole[name].total / whole[name].count).item())
+
+
+def test_processes_that_share_the_weights_tell_what_one_does(tmp_path):
+    words = ["experiment=memn2n_babi", "trainer.max_steps=1", "trainer.batch_size=1", "runtime.pictures=false"]
+    words += [f"task.data_root={write_babi(tmp_path)}", "task.verify_checksum=false", "logger.progress=none"]
+    words += ["runtime.parallel=fsdp", "runtime.device=cpu", f"runtime.runs_dir={tmp_path / 'runs'}"]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {name: value for name, value in os.environ.items() if name != "MEMNETS_DATA"}
+    done = subprocess.run(
+        [*start, ROOT / "scripts" / "train.py", *words], capture_output=True, text=True, timeout=180, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (metrics,) = (tmp_path / "runs").glob("*/metrics.jsonl")
+    tested = json.loads(metrics.read_text().splitlines()[-1])
+    assert {tested[name] * 3 for name in TELLS} <= {0, 1, 2, 3}
