@@ -53,6 +53,7 @@ class Batch:
         groups: optional labels shaped like `mask`, by which a task reports metrics apart.
         starts: rows whose sequence begins with this batch, when consecutive batches continue one another
             (`trainer.carry_state`). None: all rows begin.
+        supports: which sentences of a story are the true supporting facts of its question. None: nobody says.
     """
 
     inputs: Any
@@ -60,6 +61,7 @@ class Batch:
     mask: Bool[Tensor, "batch *time"]
     groups: Tensor | None = None
     starts: Bool[Tensor, " batch"] | None = None
+    supports: Bool[Tensor, "batch sentences"] | None = None
 
     @property
     def size(self) -> int:

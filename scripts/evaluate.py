@@ -7,7 +7,8 @@
 
 Prints a table, adds it to the run folder's evaluations.jsonl, and writes pictures into its evaluation/: where the heads
 were, memory content, what the heads emitted, usage and links of a DNC, the error against length, and steps.html, a page
-to step through one sequence in a browser.
+to step through one sequence in a browser. Of a Memory Network: attention.png and attention.html, what each hop looked
+at on the way to a few answers, beside the facts that truly support them.
 """
 
 import sys

@@ -13,6 +13,26 @@ from memnets.analysis.runs import read_run
 ERRORS = {0: 0.5, 1: 0.0, 2: 2.25}
 """Bit errors of each seed's run when it ends."""
 
+ATTENTION = [
+    {
+        "story": ["Mary went to the hall", "John went to the office"],
+        "query": "Where is John",
+        "answer": "office",
+        "prediction": "hall",
+        "supports": [1],
+        "attention": [[0.9, 0.1], [0.2, 0.8], [0.05, 0.95]],
+    },
+    {
+        "story": ["Mary went to the hall"],
+        "query": "Where is Mary",
+        "answer": "hall",
+        "prediction": "hall",
+        "supports": None,
+        "attention": [[1.0], [1.0], [1.0]],
+    },
+]
+"""What a memory network's run leaves in `attention.json`."""
+
 
 def write_run(root: Path, seed: int = 0, name: str = "ntm_copy", code: str = "", **changes) -> Path:
     """Write a run folder as the trainer does; `changes` replace entries of config, status and environment."""

@@ -66,6 +66,19 @@ class TestBatches:
         assert kept == ["john moved to the garden", "daniel went to the garden"]
         assert (task.dropped_facts("test"), task_in(root).dropped_facts("test")) == (2, 0)
 
+    def test_supporting_facts_stand_beside_the_story(self, root):
+        batch = task_in(root).batch("test", 0, 3, 0)
+        assert batch.supports.tolist() == [[True, False, False], [False, False, True], [False, True, False]]
+        forgetful = task_in(root, story_size=1).batch("test", 0, 3, 0)
+        assert forgetful.supports.tolist() == [[True], [True], [False]]
+        assert task_in(root, view="tokens").batch("test", 0, 3, 0).supports is None
+
+    def test_questions_may_have_several_supporting_facts_or_none(self, tmp_path):
+        test = "1 Mary moved.\n2 Where is Mary?\tgarden\t1\n3 John moved.\n4 Where?\tgarden\t3 1\n5 Where?\tgarden\t\n"
+        batch = task_in(write_babi(tmp_path, test=test)).batch("test", 0, 3, 0)
+        assert batch.supports[:, :2].tolist() == [[True, False], [True, True], [False, False]]
+        assert batch.supports.shape == batch.inputs.story.shape[:2]
+
     def test_validation_is_the_end_of_training(self, root):
         for fraction, held_out in ((0.1, 1), (0.25, 1), (0.5, 2)):
             task = task_in(root, validation_fraction=fraction)
@@ -206,3 +219,11 @@ class TestRealData:
     def test_every_fact_that_supports_an_answer_is_in_its_story(self, real):
         file = read_file(find_file(real, "1k", 2, "test"))
         assert all(q.supports and all(q.first <= fact < q.last for fact in q.supports) for q in file.questions)
+
+    @pytest.mark.parametrize("number", [1, 2, 3])
+    def test_the_supporting_facts_hold_the_answer(self, real, number):
+        task = Babi(number=number, story_size=300, data_root=str(real))
+        batch = task.batch("test", 0, 1000, 0)
+        assert (batch.supports.sum(-1) == number).all()
+        supporting = batch.inputs.story * batch.supports[:, :, None]
+        assert (supporting == batch.targets[:, None, None]).flatten(1).any(1).all()

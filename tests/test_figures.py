@@ -10,19 +10,13 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
-from run_folders import ERRORS, one_group, write_run
+from run_folders import ATTENTION, ERRORS, one_group, write_run
 from safetensors.numpy import save_file
 
 from memnets.analysis.figures import RESOLUTION, curve, learning_curves, median_curve, png, save_figure
 from memnets.analysis.groups import group_runs
-from memnets.analysis.heatmaps import (
-    Attention,
-    addressing,
-    attention,
-    draw_memory,
-    read_attention,
-)
-from memnets.analysis.report import draw_run, make_report, write_report
+from memnets.analysis.heatmaps import addressing
+from memnets.analysis.report import draw_memory, draw_run, make_report, write_report
 from memnets.analysis.runs import RunError, find_runs, read_run
 from memnets.analysis.traces import Trace, read_trace, slots_in_use
 
@@ -46,15 +40,6 @@ def arrays_of(trace: Trace) -> dict[str, np.ndarray]:
     """Return a trace as the tensors of its file."""
     arrays = {name: array for name, array in vars(trace).items() if isinstance(array, np.ndarray)}
     return arrays | {f"emitted.{name}": array for name, array in trace.emitted.items()}
-
-
-ATTENTION = {
-    "story": ["Mary went to the hall", "John went to the office"],
-    "query": "Where is John?",
-    "answer": "office",
-    "prediction": "hall",
-    "attention": [[0.9, 0.1], [0.2, 0.8], [0.05, 0.95]],
-}
 
 
 def pixels(content: bytes) -> np.ndarray:
@@ -195,25 +180,6 @@ class TestHeatMaps:
             path.write_bytes(b"garbage")
         with pytest.raises(RunError, match=r"trace\.safetensors"):
             read_trace(path)
-
-    def test_attention_names_sentences_hops_and_a_wrong_answer(self, tmp_path):
-        (tmp_path / "attention.json").write_text(json.dumps(ATTENTION))
-        axes = attention(read_attention(tmp_path / "attention.json")).axes[0]
-        assert [label.get_text() for label in axes.get_yticklabels()] == ATTENTION["story"]
-        assert [label.get_text() for label in axes.get_xticklabels()] == ["hop 1", "hop 2", "hop 3"]
-        assert axes.get_title() == "Where is John?\nanswered hall (wrong: it is office)"
-        np.testing.assert_allclose(axes.collections[0].get_array(), np.array(ATTENTION["attention"]).T)
-
-    @pytest.mark.parametrize("change", [{"attention": [[1.0]]}, {"attention": []}, {"story": None}, {"query": ...}])
-    def test_bad_attention_is_named(self, tmp_path, change):
-        content = {key: value for key, value in (ATTENTION | change).items() if value is not ...}
-        (tmp_path / "attention.json").write_text(json.dumps(content))
-        with pytest.raises(RunError, match=r"attention\.json"):
-            read_attention(tmp_path / "attention.json")
-
-    def test_a_long_story_still_fits(self):
-        shown = Attention(("a very long sentence " * 20,) * 50, "q", "a", "a", np.full((3, 50), 0.02))
-        assert pixels(png(attention(shown))).shape[0] > 2000
 
     def test_a_folder_without_traces_has_no_maps(self, tmp_path):
         assert draw_memory(tmp_path) == {}

@@ -1,65 +1,24 @@
-"""Where a memory was read and written: heads over slots and time, hops over sentences.
-
-The trainer leaves `trace.safetensors` (a machine with heads) or `attention.json` (a memory network: `story`, `query`,
-`answer`, `prediction`, `attention` `[hops][sentences]`) in a run's folder.
-"""
+"""Where a memory was read and written, and what every map is drawn with: heads over slots and time."""
 
 from __future__ import annotations
 
-import json
-import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from memnets.analysis.figures import new_figure, styled
-from memnets.analysis.runs import RunError
-from memnets.analysis.traces import TRACE, Trace, read_trace, slots_in_use
+from memnets.analysis.traces import Trace, slots_in_use
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ATTENTION = "attention.json"
-BITS, WEIGHTS, ATTENTION_MAP = "cividis", "magma", "Blues"
+BITS, WEIGHTS = "cividis", "magma"
 """Even in lightness, and alike for colour-blind readers."""
 
 PANEL_NAMES = {"inputs": "Inputs", "targets": "Targets", "outputs": "Outputs"}
 HEADS = {"write_weights": "Write weights", "read_weights": "Read weights"}
-
-
-@dataclass(frozen=True)
-class Attention:
-    """What a memory network looked at on its way to an answer: `weights` `[hops, sentences]`."""
-
-    story: tuple[str, ...]
-    query: str
-    answer: str
-    prediction: str
-    weights: np.ndarray
-
-
-def read_attention(path: Path) -> Attention:
-    """Return the attention in a file.
-
-    Raises:
-        RunError: the file is corrupt, an entry is missing, or there isn't one weight per sentence.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        weights = np.array(content["attention"], dtype=float)
-        query, answer, prediction = (str(content[name]) for name in ("query", "answer", "prediction"))
-        story = tuple(map(str, content["story"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path.name} is no attention: {type(error).__name__}: {error}") from error
-    if weights.ndim != 2 or weights.shape[1] != len(story) or not weights.size:
-        raise RunError(
-            f"{path.name}: weights {list(weights.shape)} for {len(story)} sentences; expected [hops, sentences]"
-        )
-    return Attention(story, query, answer, prediction, weights)
 
 
 @styled
@@ -90,40 +49,6 @@ def addressing(trace: Trace, title: str = "") -> Figure:
     if title:
         figure.suptitle(title, fontsize=12, color="#222222")
     return figure
-
-
-@styled
-def attention(shown: Attention) -> Figure:
-    """Return the weights of every hop on every sentence, sentences in order of time, beside question and answer."""
-    hops, sentences = shown.weights.shape
-    figure = new_figure(4.6 + 0.62 * hops, 1.5 + 0.27 * sentences)
-    axes = figure.subplots()
-    image = axes.pcolormesh(shown.weights.T, cmap=ATTENTION_MAP, vmin=0, vmax=1, edgecolors="#DDDDDD", linewidth=0.6)
-    axes.invert_yaxis()
-    axes.set_xticks(np.arange(hops) + 0.5, [f"hop {hop + 1}" for hop in range(hops)])
-    axes.set_yticks(np.arange(sentences) + 0.5, [textwrap.shorten(text, 60, placeholder=" …") for text in shown.story])
-    bare(axes)
-    for hop, sentence in np.argwhere(shown.weights > 0.1):
-        value = shown.weights[hop, sentence]
-        colour = "white" if value > 0.6 else "black"
-        axes.text(hop + 0.5, sentence + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
-    verdict = "right" if shown.answer == shown.prediction else f"wrong: it is {shown.answer}"
-    axes.set_title(f"{shown.query}\nanswered {shown.prediction} ({verdict})")
-    colour_bar(image, [axes], "attention")
-    return figure
-
-
-def draw_memory(folder: Path, title: str = "") -> dict[str, Figure]:
-    """Return the heat maps of what a run's folder holds, by name: `addressing`, `attention`.
-
-    Raises:
-        RunError: a file is there but can't be drawn.
-    """
-    drawings: dict[str, tuple[str, Callable[[Path], Figure]]] = {
-        "addressing": (TRACE, lambda path: addressing(read_trace(path), title)),
-        "attention": (ATTENTION, lambda path: attention(read_attention(path))),
-    }
-    return {name: draw(folder / file) for name, (file, draw) in drawings.items() if (folder / file).exists()}
 
 
 def _head(name: str, head: int, weights: np.ndarray) -> str:

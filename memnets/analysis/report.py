@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memnets.analysis.attention import ATTENTION, attention, read_attention
+from memnets.analysis.attention_page import ATTENTION_PAGE, write_attention_page
 from memnets.analysis.content import emitted, links, memory, usage
 from memnets.analysis.figures import COLOURS, curve_metrics, learning_curves, png, save_figure
 from memnets.analysis.groups import Group, group_runs
-from memnets.analysis.heatmaps import draw_memory
+from memnets.analysis.heatmaps import addressing
 from memnets.analysis.lengths import Results, error_by_length, errors_by_length, trained_lengths
 from memnets.analysis.page import Picture, page
 from memnets.analysis.records import state
@@ -23,6 +25,8 @@ from memnets.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+CAPTIONS = {"addressing": "One test sequence", "attention": "A few test questions, ● their true supporting facts"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ def write_report(report: Report, folder: Path) -> Path:
 def draw_run(folder: Path) -> list[Path]:
     """Write the pictures of one run into its folder and return them.
 
-    `learning_curve.png`, heat maps of the traces there are, and `steps.html`, a page to step through one.
+    `learning_curve.png`, heat maps of the traces there are, and a page of each: `steps.html` to step through a
+    sequence, `attention.html` with questions and what each hop looked at.
 
     Raises:
         RunError: the folder holds no readable run, or a trace that can't be drawn.
@@ -74,14 +79,15 @@ def draw_run(folder: Path) -> list[Path]:
     run = read_run(folder)
     curves = learning_curves(group_runs([run]))
     figures: dict[str, Figure | None] = {"learning_curve": curves, **draw_memory(folder, run.name)}
-    return [*_save(figures, folder), *_steps(folder, run.name)]
+    return [*_save(figures, folder), *_pages(folder, run.name)]
 
 
 def draw_evaluation(folder: Path, results: Results) -> list[Path]:
     """Write what an evaluation of a run shows into the run's `evaluation/`; return the paths.
 
     Of a trace: `addressing.png`, `memory.png`, `emitted.png`, `usage.png`, `links.png`, as far as the model has them,
-    and `steps.html`. Of a story: `attention.png`. Of results at several lengths: `error_by_length.png`.
+    and `steps.html`. Of stories: `attention.png` and `attention.html`. Of results at several lengths:
+    `error_by_length.png`.
 
     Raises:
         RunError: the folder holds no readable run, or a trace that can't be drawn.
@@ -93,7 +99,20 @@ def draw_evaluation(folder: Path, results: Results) -> list[Path]:
         drawings = {"memory": memory, "emitted": emitted, "usage": usage, "links": links}
         figures |= {name: draw(trace, run.name) for name, draw in drawings.items()}
     figures["error_by_length"] = error_by_length(results, trained_lengths(run.config.get("task") or {}), run.name)
-    return [*_save(figures, inside), *_steps(inside, run.name)]
+    return [*_save(figures, inside), *_pages(inside, run.name)]
+
+
+def draw_memory(folder: Path, title: str = "") -> dict[str, Figure]:
+    """Return the heat maps of what a run's folder holds, by name: `addressing`, `attention`.
+
+    Raises:
+        RunError: a file is there but can't be drawn.
+    """
+    drawings: dict[str, tuple[str, Callable[[Path], Figure]]] = {
+        "addressing": (TRACE, lambda path: addressing(read_trace(path), title)),
+        "attention": (ATTENTION, lambda path: attention(read_attention(path), title)),
+    }
+    return {name: draw(folder / file) for name, (file, draw) in drawings.items() if (folder / file).exists()}
 
 
 def _save(figures: Mapping[str, Figure | None], folder: Path) -> list[Path]:
@@ -104,8 +123,13 @@ def _save(figures: Mapping[str, Figure | None], folder: Path) -> list[Path]:
     return [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items() if figure is not None]
 
 
-def _steps(folder: Path, title: str) -> list[Path]:
-    return [write_steps(read_trace(folder / TRACE), folder / STEPS, title)] if (folder / TRACE).exists() else []
+def _pages(folder: Path, title: str) -> list[Path]:
+    pages = []
+    if (folder / TRACE).exists():
+        pages.append(write_steps(read_trace(folder / TRACE), folder / STEPS, title))
+    if (folder / ATTENTION).exists():
+        pages.append(write_attention_page(read_attention(folder / ATTENTION), folder / ATTENTION_PAGE, title))
+    return pages
 
 
 def _curves(groups: Sequence[Group]) -> Iterator[Picture]:
@@ -148,7 +172,7 @@ def _memories(groups: Sequence[Group], faults: list[Problem]) -> Iterator[Pictur
                 faults.append(Problem(run.path, str(error)))
                 continue
             for name, figure in figures.items():
-                caption = f"One test sequence, seed {run.seed}, {run.path.name}."
+                caption = f"{CAPTIONS[name]}, seed {run.seed}, {run.path.name}."
                 yield Picture(
                     _slug(f"{name}_{group.label}"), f"{name.capitalize()}: {group.label}", caption, png(figure)
                 )

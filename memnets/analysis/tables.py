@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 LESS_IS_BETTER = ("loss", "error", "errors", "perplexity", "bits", "nats", "bpc", "seconds", "sequences_to_solve")
-MORE_IS_BETTER = ("accuracy", "f1", "exact_match", "recall", "hits", "mrr", "solved")
+MORE_IS_BETTER = ("accuracy", "f1", "exact_match", "recall", "hits", "mrr", "solved", "complete")
 """Which way is better, by the last words of a metric's name; of a metric with neither no seed is called best."""
 
 HEADER = ("experiment", "metric", "seeds", "mean ± std", "median (quartiles)", "best")

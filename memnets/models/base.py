@@ -39,7 +39,7 @@ class SequenceModel(nn.Module, ABC):
         return reset_rows(state, self.initial_state(len(starts)), starts)
 
     def attention(self, inputs: Any) -> Tensor | None:
-        """Weights `[batch hops sentences]` over a story's sentences, for pictures; None for a model without any."""
+        """Weights `[batch hops sentences]` over a story's sentences; None for a model without any."""
         return None
 
     @property

@@ -22,13 +22,17 @@ SizeName = Literal["1k", "10k"]
 
 
 class Questions(NamedTuple):
-    """Questions of one split as word ids; the story of each is `facts[first:last]` of the corpus."""
+    """Questions of one split as word ids; the story of each is `facts[first:last]` of the corpus.
+
+    `supports` are the facts of the corpus that support the answer; -1 fills its rows up.
+    """
 
     first: Int[Tensor, " questions"]
     last: Int[Tensor, " questions"]
     query: Int[Tensor, "questions words"]
     answer: Int[Tensor, " questions"]
     number: Int[Tensor, " questions"]
+    supports: Int[Tensor, "questions most_supports"]
 
 
 class Corpus(NamedTuple):
@@ -124,10 +128,14 @@ class Babi(Task):
             if not len(rows):
                 raise IndexError(f"{split} has {self.num_batches(split, batch_size)} batches, none number {index}")
         asked = map_tensors(lambda column: column[rows], asked)
-        inputs = Story(self._stories(asked), asked.query)
+        rows = self._rows(asked)
+        told = rows < asked.last[:, None]
+        facts = self._corpus.facts
+        inputs = Story(facts[rows.clamp(max=len(facts) - 1)] * told[:, :, None], asked.query)
         if self.view == "tokens":
             return _token_batch(inputs, asked.answer)
-        return Batch(inputs, asked.answer, torch.ones_like(asked.answer, dtype=torch.bool))
+        supports = (rows[:, :, None] == asked.supports[:, None]).any(-1)
+        return Batch(inputs, asked.answer, torch.ones_like(asked.answer, dtype=torch.bool), supports=supports)
 
     def num_batches(self, split: Split, batch_size: int) -> int:
         """Return the batches that ask every question once; training leaves an incomplete last batch out."""
@@ -182,12 +190,10 @@ class Babi(Task):
             return asked
         return map_tensors(lambda column: column[asked.number == self.eval_number], asked)
 
-    def _stories(self, asked: Questions) -> Int[Tensor, "batch sentences words"]:
-        """Newest facts before each question, oldest first, then empty sentences."""
-        facts = self._corpus.facts
-        newest = torch.maximum(asked.first, asked.last - self._num_slots)
-        rows = newest[:, None] + torch.arange(self._num_slots)
-        return facts[rows.clamp(max=len(facts) - 1)] * (rows < asked.last[:, None])[:, :, None]
+    def _rows(self, asked: Questions) -> Int[Tensor, "batch sentences"]:
+        """Newest facts before each question as rows of the corpus, oldest first; from `last` on they are not told."""
+        oldest = torch.maximum(asked.first, asked.last - self._num_slots)
+        return oldest[:, None] + torch.arange(self._num_slots)
 
     def _read(self, batch: Batch) -> list[list[str]]:
         words = batch.inputs if self.view == "tokens" else _flatten(batch.inputs)
@@ -238,14 +244,17 @@ def load(
 
 def _tensors(files: list[BabiFile], numbers: tuple[int, ...], ids: dict[str, int], width: int, start: int) -> Questions:
     """Return the questions of `files`, whose facts begin at row `start` of the corpus."""
-    rows, queries = [], []
+    rows, queries, supports = [], [], []
     for number, file in zip(numbers, files, strict=True):
         for asked in file.questions:
             rows.append((start + asked.first, start + asked.last, ids[asked.answer], number))
             queries.append(asked.words)
+            supports.append([start + fact for fact in asked.supports])
         start += len(file.facts)
     first, last, answer, number_of = torch.tensor(rows).unbind(1)
-    return Questions(first, last, _pad(queries, ids, width), answer, number_of)
+    most = max(map(len, supports))
+    padded = torch.tensor([facts + [-1] * (most - len(facts)) for facts in supports], dtype=torch.long)
+    return Questions(first, last, _pad(queries, ids, width), answer, number_of, padded)
 
 
 def _held_out(file: BabiFile, fraction: float) -> Tensor:

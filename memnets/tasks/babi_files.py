@@ -152,7 +152,7 @@ class _Parser:
             raise self._error(f"expected '<id> <text>', found {text!r}")
         self._start(int(match[1]))
         fields = match[2].split("\t")
-        words = tuple(WORD.findall(fields[0].lower()))
+        words = words_in(fields[0])
         if not words:
             raise self._error(f"no words in {fields[0]!r}")
         if len(fields) == 1 and not fields[0].rstrip().endswith("?"):
@@ -192,6 +192,11 @@ class _Parser:
 
     def _error(self, problem: str) -> DataError:
         return DataError(f"{self.path}:{self.line}: {problem}")
+
+
+def words_in(text: str) -> tuple[str, ...]:
+    """Return the words of a sentence, lower-cased and without punctuation."""
+    return tuple(WORD.findall(text.lower()))
 
 
 def check_answers(train: BabiFile, test: BabiFile) -> None:

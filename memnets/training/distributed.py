@@ -98,10 +98,11 @@ def distribute(model: nn.Module, group: Processes, parallel: Literal["ddp", "fsd
     if parallel == "ddp":
         return DistributedDataParallel(model)
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     mesh = init_device_mesh(group.device.type, (group.count,))
     fully_shard(model, mesh=mesh, reshard_after_forward=True)  # also after an evaluation, which has no backward
+    register_fsdp_forward_method(model, "attention")  # evaluation calls it beside forward
     return model
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from memnets.contracts import Batch, Ratio, Split
 from memnets.tasks.base import Task
 from memnets.training.distributed import Processes, plain
+from memnets.training.supporting import supporting_facts
 
 EVALUATION_SEED = 0
 """All runs are judged on the same sequences, whatever seed they trained with."""
@@ -18,6 +19,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Return `loss` and the task's metrics on a split, without gradients, each as one ratio over all its sequences.
 
+    Of a model that shows its attention, on a task that knows the supporting facts, also how many of these it finds.
     Processes take batches in turn; each runs as many as the others (a sharded model must), the surplus uncounted.
     """
     num_batches = task.num_batches(split, batch_size)
@@ -31,7 +33,8 @@ def evaluate(
             batch = task.batch(split, min(index, num_batches - 1), batch_size, EVALUATION_SEED).to(group.device)
             with torch.autocast(group.device.type, torch.bfloat16, enabled=bfloat16):
                 outputs, _ = plain(model)(batch.inputs)
-            for name, ratio in measures(task, outputs, batch).items():
+                found = supporting_facts(plain(model), batch)
+            for name, ratio in {**measures(task, outputs, batch), **found}.items():
                 counted = torch.stack(ratio).double() * (index < num_batches)
                 totals[name] = totals.get(name, torch.zeros_like(counted)) + counted
     model.train(was_training)

@@ -1,4 +1,4 @@
-"""What a finished model did with its memory on one sequence, written for pictures."""
+"""What a finished model did with its memory on one sequence, or on a few questions, written for pictures."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from memnets.contracts import Batch, Story, named_tensors
+from memnets.contracts import Batch, named_tensors
 from memnets.files import write_atomic
 from memnets.models.base import SequenceModel, watch
 from memnets.tasks.base import Task
 
 HEADS = {"read_weights": "read_slots", "write_weights": "write_slots"}
 """Weights of heads, and the slots they are at where weights are sparse."""
+
+QUESTIONS = 4
+"""So many are shown of a task of stories."""
 
 LIMIT = 8_000_000
 """Numbers that memory and links may take each; beyond, the slots that heads never weigh much are left out."""
@@ -29,25 +32,20 @@ def write_trace(model: SequenceModel, task: Task, folder: Path, device: torch.de
     """Write what there is to see, and return its file; None if the model shows nothing.
 
     `trace.safetensors`: the longest of a few test sequences step by step, as `memnets.analysis.traces` reads it.
-    `attention.json`: a story, its question, and the attention of each hop over the sentences.
+    `attention.json`: a few test questions with their stories, as `memnets.analysis.attention` reads them.
     """
     model.eval()
-    batch = longest_batch(task).to(device)
-    if isinstance(batch.inputs, Story):
-        return _write_attention(model, task, batch, folder / "attention.json")
+    if task.spec.kind == "story":
+        return _write_attention(model, task, device, folder / "attention.json")
     if task.spec.kind == "vectors":
-        return _write_heads(model, batch, folder / "trace.safetensors")
+        return _write_heads(model, longest_batch(task).to(device), folder / "trace.safetensors")
     return None
 
 
 def longest_batch(task: Task, among: int = 20) -> Batch:
     """Return the longest of a few test sequences: the one worth looking at."""
     candidates = [task.batch("test", index, 1, 0) for index in range(min(among, task.num_batches("test", 1)))]
-    return max(candidates, key=_length)
-
-
-def _length(batch: Batch) -> int:
-    return int(batch.inputs.story.any(-1).sum()) if isinstance(batch.inputs, Story) else batch.mask.shape[1]
+    return max(candidates, key=lambda batch: batch.mask.shape[1])
 
 
 def _write_heads(model: SequenceModel, batch: Batch, path: Path) -> Path | None:
@@ -120,7 +118,24 @@ def _plain(tensor: Tensor) -> Tensor:
     return (tensor.float() if tensor.is_floating_point() else tensor).cpu().contiguous()
 
 
-def _write_attention(model: SequenceModel, task: Task, batch: Batch, path: Path) -> Path | None:
+def _write_attention(model: SequenceModel, task: Task, device: torch.device, path: Path) -> Path | None:
+    entries = [_question(model, task, batch.to(device)) for batch in spread_batches(task)]
+    shown = [entry for entry in entries if entry is not None]
+    if not shown:
+        return None
+    write_atomic(path, json.dumps(shown, indent=1))
+    return path
+
+
+def spread_batches(task: Task) -> list[Batch]:
+    """Return a few test questions, spread evenly over all of them: neither the best nor the worst."""
+    last = task.num_batches("test", 1) - 1
+    places = sorted({round(last * part / (QUESTIONS - 1)) for part in range(QUESTIONS)})
+    return [task.batch("test", place, 1, 0) for place in places]
+
+
+def _question(model: SequenceModel, task: Task, batch: Batch) -> dict[str, Any] | None:
+    """Return what `memnets.analysis.attention` reads of a question; None if the model doesn't attend to sentences."""
     weights = model.attention(batch.inputs)
     if weights is None:
         return None
@@ -130,12 +145,11 @@ def _write_attention(model: SequenceModel, task: Task, batch: Batch, path: Path)
     def words(ids: Tensor) -> str:
         return " ".join(task.vocabulary[i] for i in ids.flatten().tolist() if i)
 
-    content = {
+    return {
         "story": [words(sentence) for sentence in batch.inputs.story[0, :told]],
         "query": words(batch.inputs.query[0]),
         "answer": words(batch.targets[0]),
         "prediction": words(logits[0].argmax()),
+        "supports": None if batch.supports is None else batch.supports[0].nonzero().flatten().tolist(),
         "attention": weights[0, :, :told].tolist(),
     }
-    write_atomic(path, json.dumps(content, indent=1))
-    return path

@@ -1,0 +1,43 @@
+"""Does a model look at the facts that support its answers? bAbI's files say which these are."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from memnets.contracts import Batch, Ratio
+from memnets.models.base import SequenceModel
+
+
+def supporting_facts(model: SequenceModel, batch: Batch) -> dict[str, Ratio]:
+    """Shares, between 0 and 1, of what is found by `attention`; nothing where model or task don't tell.
+
+    A hop points at the one sentence to which it gives its largest weight (of equal ones the oldest). A true supporting
+    fact is found if some hop points at it. Facts that the memory has no room for count nowhere.
+
+    - `supporting_recall`: among all true facts of all questions, the share that is found.
+    - `supporting_complete`: among the questions that have true facts, the share for which every one is found.
+
+    K hops find at most K facts: one with more of them is never complete.
+    """
+    weights = None if batch.supports is None else model.attention(batch.inputs)
+    if weights is None or batch.supports is None:
+        return {}
+    true = batch.supports
+    found = pointed_at(weights, (batch.inputs.story != 0).any(-1)) & true
+    asked = true.any(-1)
+    complete = (found == true).all(-1) & asked
+    return {"supporting_recall": _ratio(found, true), "supporting_complete": _ratio(complete, asked)}
+
+
+def pointed_at(
+    weights: Float[Tensor, "batch hops sentences"], told: Bool[Tensor, "batch sentences"]
+) -> Bool[Tensor, "batch sentences"]:
+    """Mark the sentences, among those told, to which some hop gives its largest weight."""
+    largest = weights.masked_fill(~told[:, None], -torch.inf).argmax(-1)
+    return torch.zeros_like(told).scatter(1, largest, True) & told
+
+
+def _ratio(part: Bool[Tensor, "*shape"], whole: Bool[Tensor, "*shape"]) -> Ratio:
+    return Ratio(part.sum().double(), whole.sum().double())
