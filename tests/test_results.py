@@ -35,6 +35,7 @@ def line(experiment: str = "ntm_copy", metric: str = "test/bit_errors", mean: fl
         "lower_quartile": None,
         "upper_quartile": None,
         "best": 0.0,
+        "selected": None,
         "published": "",
         "command": "python scripts/train.py -m x",
     }
@@ -74,9 +75,9 @@ class TestRecords:
         with (tmp_path / "a.csv").open(newline="") as file:
             header, row = csv.reader(file)
         told = (
-            "experiment metric seeds mean std median lower_quartile upper_quartile best published command commit date"
+            "experiment metric seeds mean std median lower_quartile upper_quartile best selected published command commit"
         )
-        assert header == [*told.split(), "device"] == list(COLUMNS)
+        assert header == [*told.split(), "date", "device"] == list(COLUMNS)
         assert row[header.index("device")] == "cpu (A, B)"
 
     def test_what_is_written_is_read(self, tmp_path):

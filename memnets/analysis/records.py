@@ -38,6 +38,7 @@ class Record:
     lower_quartile: float | None
     upper_quartile: float | None
     best: float | None
+    selected: float | None
     published: str
     command: str
     commit: str
@@ -56,7 +57,7 @@ class Record:
 
 
 COLUMNS = tuple(field.name for field in fields(Record))
-NUMBERS = ("mean", "std", "median", "lower_quartile", "upper_quartile", "best")
+NUMBERS = ("mean", "std", "median", "lower_quartile", "upper_quartile", "best", "selected")
 
 
 def record(path: Path, runs: Sequence[Run], patterns: Sequence[str] = ()) -> list[Record]:

@@ -126,6 +126,12 @@ def final(run: Run) -> dict[str, float]:
     }
 
 
+def training_loss(run: Run) -> float:
+    """Return the loss in the last row of training; NaN if there is none."""
+    rows = [row for row in run.metrics if row["split"] == "train"]
+    return number(rows[-1].get("loss")) if rows else math.nan
+
+
 def is_metric(key: str, value: Any) -> bool:
     """Whether an entry of a row is a measurement; None is one that was not a number."""
     return key not in NOT_METRICS and not isinstance(value, bool) and isinstance(value, int | float | None)

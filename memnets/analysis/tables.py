@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from memnets.analysis.groups import Group
-from memnets.analysis.runs import Run, final, number
+from memnets.analysis.runs import Run, final, number, training_loss
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,6 +34,8 @@ class Statistic:
         std: sample standard deviation (n - 1); None for one seed.
         lower_quartile: a quarter of the runs lie below it, interpolated; None for one seed, like the upper one.
         best: the least or greatest value, whichever is better; None where neither is.
+        selected: the value of the run with the least training loss in its last row, which is how a paper that reports
+            the best of several restarts may choose among them; None if the runs tell no training loss.
     """
 
     metric: str
@@ -44,10 +46,14 @@ class Statistic:
     lower_quartile: float | None
     upper_quartile: float | None
     best: float | None
+    selected: float | None = None
 
 
-def statistic(metric: str, values: Sequence[float]) -> Statistic:
-    """Return the statistics of at least one value; a NaN among them makes mean, std and median NaN."""
+def statistic(metric: str, values: Sequence[float], losses: Sequence[float] = ()) -> Statistic:
+    """Return the statistics of at least one value; a NaN among them makes mean, std and median NaN.
+
+    `losses` are the same runs' training losses.
+    """
     sample = np.asarray(values, dtype=np.float64)
     std = float(sample.std(ddof=1)) if len(sample) > 1 else None
     pick = {"less": np.nanmin, "more": np.nanmax}.get(better(metric) or "")
@@ -63,6 +69,7 @@ def statistic(metric: str, values: Sequence[float]) -> Statistic:
         lower_quartile=lower if several else None,
         upper_quartile=upper if several else None,
         best=best,
+        selected=values[int(np.nanargmin(losses))] if np.isfinite(losses).any() else None,
     )
 
 
@@ -73,9 +80,14 @@ def statistics(group: Group, patterns: Sequence[str] = ()) -> list[Statistic]:
     `solved`, the share that did, and not in `sequences_to_solve`.
     """
     results = [measurements(run) for run in group.done]
+    losses = [training_loss(run) for run in group.done]
     names = dict.fromkeys(name for result in results for name in result)
-    chosen = [name for name in names if _chosen(name, patterns)]
-    return [statistic(name, [result[name] for result in results if name in result]) for name in chosen]
+
+    def of(name: str) -> Statistic:
+        pairs = [(result[name], loss) for result, loss in zip(results, losses, strict=True) if name in result]
+        return statistic(name, *zip(*pairs, strict=True))
+
+    return [of(name) for name in names if _chosen(name, patterns)]
 
 
 def measurements(run: Run) -> dict[str, float]:
