@@ -74,10 +74,8 @@ class TestRecords:
         write_records(tmp_path / "a.csv", [line()])
         with (tmp_path / "a.csv").open(newline="") as file:
             header, row = csv.reader(file)
-        told = (
-            "experiment metric seeds mean std median lower_quartile upper_quartile best selected published command commit"
-        )
-        assert header == [*told.split(), "date", "device"] == list(COLUMNS)
+        told = "experiment metric seeds mean std median lower_quartile upper_quartile best selected published command"
+        assert header == [*told.split(), "commit", "date", "device"] == list(COLUMNS)
         assert row[header.index("device")] == "cpu (A, B)"
 
     def test_what_is_written_is_read(self, tmp_path):
@@ -139,10 +137,10 @@ class TestRecords:
         ("text", "told"),
         [
             ("a,b\n1,2\n", ":1: expected the columns"),
-            (",".join(COLUMNS) + "\nx,m,3,abc,,1,,,1,,c,c,d,d\n", ":2: could not convert"),
-            (",".join(COLUMNS) + "\nx,m,3,,,1,,,1,,c,c,d,d\n", ":2: mean and median"),
-            (",".join(COLUMNS) + "\nx,m,3,1\n", ":2: expected 14 columns"),
-            (",".join(COLUMNS) + "\nx,m,3,1,,1,,,1,,c,c,d,d,e\n", ":2: expected 14 columns"),
+            (",".join(COLUMNS) + "\nx,m,3,abc,,1,,,1,,,c,c,d,d\n", ":2: could not convert"),
+            (",".join(COLUMNS) + "\nx,m,3,,,1,,,1,,,c,c,d,d\n", ":2: mean and median"),
+            (",".join(COLUMNS) + "\nx,m,3,1\n", ":2: expected 15 columns"),
+            (",".join(COLUMNS) + "\nx,m,3,1,,1,,,1,,,c,c,d,d,e\n", ":2: expected 15 columns"),
         ],
     )
     def test_a_table_that_was_tampered_with_is_refused(self, tmp_path, text, told):

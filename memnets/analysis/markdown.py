@@ -6,7 +6,8 @@
 <!-- end table -->
 ```
 
-A second word, `<!-- table: kernels ntm_step -->`, takes the lines of one case or experiment.
+A second word, `<!-- table: kernels ntm_step -->`, takes the lines of one case or experiment; `by`, as in
+`<!-- table: memn2n_babi by task.number -->`, gives each value of a setting a row.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memnets.analysis.kernels import KERNELS, kernel_tables, read_kernels, render_kernels
+from memnets.analysis.pivot import pivot
 from memnets.analysis.records import Record, read_records, tables
 from memnets.analysis.tables import HEADER, cells, plain
 
-BEGIN = re.compile(r"<!-- table: (\S+)(?: (\S+))? -->")
+BEGIN = re.compile(r"<!-- table: (\S+)(?: (?!by )(\S+))?(?: by (\S+))? -->")
 END = "<!-- end table -->"
 
 
@@ -56,8 +58,9 @@ def updated(path: Path, results: Path) -> str:
         if marker:
             _require(not opened, f"{path}:{line}: {content} stands inside the table of line {opened}")
             _require(marker[1] in known, f"{path}:{line}: no table {marker[1]!r} in {results} ({', '.join(known)})")
-            found = _rendered(known[marker[1]], marker[2])
-            _require(bool(found), f"{path}:{line}: no line of {known[marker[1]]} is of {marker[2]}")
+            found = _rendered(known[marker[1]], marker[2], marker[3])
+            asked = marker[2] or marker[3]
+            _require(bool(found), f"{path}:{line}: no line of {known[marker[1]]} is of {asked}")
             kept += [content, found]
             opened = line
         elif content == END:
@@ -81,13 +84,16 @@ def _require(condition: bool, message: str) -> None:
         raise MarkerError(message)
 
 
-def _rendered(path: Path, only: str | None) -> str:
-    """Return a table in Markdown, of one case or experiment or of all; empty if there is none."""
+def _rendered(path: Path, only: str | None, key: str | None) -> str:
+    """Return a table in Markdown, of one case or experiment or of all, or by a key; empty if there is none."""
     if path.name == KERNELS:
         kernels = [line for line in read_kernels(path) if only in (None, line.case)]
         return render_kernels(kernels) if kernels else ""
     records = [line for line in read_records(path) if only in (None, line.experiment)]
-    return render(records) if records else ""
+    if key is None:
+        return render(records) if records else ""
+    told = [record for record in records if any(word.startswith(f"{key}=") for word in record.experiment.split())]
+    return "\n".join([pivot(told, key), "", *_origins(told, key)]) if told else ""
 
 
 def _cells(record: Record) -> tuple[str, ...]:
@@ -102,11 +108,12 @@ def _escaped(cell: str) -> str:
     return cell.replace("|", "\\|")
 
 
-def _origins(records: Sequence[Record]) -> list[str]:
-    """Return one line per command: what it made, at which commit, when and on what."""
+def _origins(records: Sequence[Record], left_out: str = "") -> list[str]:
+    """Return one line per command: what it made, at which commit, when and on what; a setting may be left out."""
     made: dict[tuple[str, ...], list[str]] = {}
     for record in records:
-        made.setdefault((record.command, record.commit, record.date, record.device), []).append(record.experiment)
+        words = [word for word in record.experiment.split() if not left_out or not word.startswith(f"{left_out}=")]
+        made.setdefault((record.command, record.commit, record.date, record.device), []).append(" ".join(words))
     return [
         f"- {', '.join(dict.fromkeys(names))}: `{command}` at {commit}, {date}, {device}"
         for (command, commit, date, device), names in made.items()
