@@ -71,8 +71,9 @@ def run_script(reader: Reader, asked, folder: Path):
         {"num_hops": 1},
         {"attention_score": ScaledDotScore, "activation": torch.nn.ReLU()},
         {"linear_start": True, "num_hops": 2},
+        {"attend_empty": True},
     ],
-    ids=["one_hop", "scaled_relu", "linear"],
+    ids=["one_hop", "scaled_relu", "linear", "empty"],
 )
 def test_the_script_computes_what_the_model_does(tmp_path, tying, position, time, parts):
     reader = reader_of(weight_tying=tying, position_encoding=position, temporal_encoding=time, **parts)

@@ -371,9 +371,11 @@ class TestKernel:
         with use_backend("reference"):
             assert_close(fused, gradients_of(model), rtol=1e-10, atol=1e-12)
 
+    @pytest.mark.parametrize("attend_empty", [True, False])
     @pytest.mark.parametrize("score", [DotScore, ScaledDotScore])
-    def test_same_with_noise_and_either_score(self, score):
-        model, found = model_of(embedding_size=5, attention_score=score, random_noise=1.0).double(), []
+    def test_same_with_noise_and_either_score(self, score, attend_empty):
+        parts = {"attention_score": score, "attend_empty": attend_empty}
+        model, found = model_of(embedding_size=5, random_noise=1.0, **parts).double(), []
         for backend in ("cpu", "reference"):
             torch.manual_seed(1)
             with use_backend(backend):

@@ -56,8 +56,10 @@ SHAPES = {
     "strided": Shape(strided=True),
 }
 SCHEMES = [
-    HopScheme(3, adjacent, position, relu, scale)
-    for adjacent, position, relu, scale in product([True, False], [True, False], [True, False], [1.0, 0.4])
+    HopScheme(3, adjacent, position, relu, scale, empty)
+    for adjacent, position, relu, (scale, empty) in product(
+        [True, False], [True, False], [True, False], [(1.0, False), (0.4, False), (1.0, True)]
+    )
 ]
 LINEAR = {"softmax": None, "linear": torch.tensor(True), "no_longer_linear": torch.tensor(False)}
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -174,7 +176,8 @@ def by_loop(given):
             key, value = (k, k + 1) if scheme.adjacent else (0, 1)
             weights = [scheme.scale * float(query @ slot[key]) for slot in slots]
             if slots and not (given.linear is not None and given.linear):
-                weights = softmax(weights)
+                empty = len(given.story[b]) - len(slots) if scheme.attend_empty else 0
+                weights = softmax([*weights, *[0.0] * empty])[: len(slots)]
             found = sum((p * slot[value] for p, slot in zip(weights, slots, strict=True)), np.zeros_like(query))
             query = (query if update is None else update @ query) + found
             query = np.maximum(query, 0) if scheme.relu else query

@@ -27,10 +27,10 @@ const dot = (left, right) => left.reduce((sum, value, i) => sum + value * right[
 const add = (left, right) => left.map((value, i) => value + right[i]);
 const times = (matrix, vector) => matrix.map((row) => dot(row, vector));
 
-function softmax(scores) {
-  const largest = Math.max(...scores);
+function softmax(scores, numEmpty = 0) {
+  const largest = Math.max(...scores, ...(numEmpty ? [0] : []));
   const powers = scores.map((score) => Math.exp(score - largest));
-  const total = powers.reduce((sum, power) => sum + power, 0);
+  const total = powers.reduce((sum, power) => sum + power, numEmpty * Math.exp(-largest));
   return powers.map((power) => power / total);
 }
 
@@ -57,7 +57,7 @@ function makeSlots(model, { words, ages }, story) {
 /* Equation 1: the weights of a hop, without the softmax while a linear start lasts. */
 function weigh(model, query, keys) {
   const scores = keys.map((key) => model.scale * dot(query, key));
-  return model.linear ? scores : softmax(scores);
+  return model.linear ? scores : softmax(scores, model.attend_empty ? model.story_size - keys.length : 0);
 }
 
 /* Equation 2: o = Σ_i p_i c_i. */

@@ -76,6 +76,7 @@ def _network(model: nn.Module) -> dict[str, Any]:
         "position_encoding": tables[0].position_encoding,
         "scale": score.scale,
         "linear": model.phases_left > 0,
+        "attend_empty": model.attend_empty,
         "relu": isinstance(activation, nn.ReLU),
         "embeddings": [
             {"words": pack(table.words.table()), "ages": pack(None if table.ages is None else table.ages.table())}

@@ -47,6 +47,8 @@ class MemN2N(SequenceModel):
         attention_score: makes what weighs the sentences, for the embedding's width; all hops share it.
         random_noise: while training, tell among the sentences up to this share of empty memories (0.1 in the paper).
         activation: what the query passes after each hop: a ReLU in the network of 100 units; null for nothing.
+        attend_empty: let empty memories, of score and value 0, take part in the softmax, as in the authors' code: a hop
+            may then read little of anything. Else only sentences do.
         linear_start: begin without the softmax of equation 1; it comes with the second phase of training (section 4.2).
 
     Raises:
@@ -67,6 +69,7 @@ class MemN2N(SequenceModel):
         random_noise: float = 0.0,
         activation: nn.Module | None = None,
         linear_start: bool = False,
+        attend_empty: bool = False,
     ) -> None:
         super().__init__()
         check_spec(MemN2N, spec)
@@ -88,6 +91,7 @@ class MemN2N(SequenceModel):
         self.attention_score = attention_score(embedding_size)
         self.random_noise = random_noise
         self.activation = nn.Identity() if activation is None else activation
+        self.attend_empty = attend_empty
         self.linear: Tensor | None
         self.register_buffer("linear", torch.tensor(True) if linear_start else None)
 
@@ -126,13 +130,14 @@ class MemN2N(SequenceModel):
     def _hops(self, inputs: Story, age: Tensor) -> tuple[Tensor, list[Tensor]]:
         """u^{k+1} = f(u^k + o^k) (equation 4; f the activation), with H u^k in place of u^k for layer-wise tying."""
         told = is_told(inputs.story)
+        among = torch.ones_like(told) if self.attend_empty else told
         slots = [embedding.slots(inputs.story, age) for embedding in self._tables()]
         query, attention = self._embed_question(inputs.query), []
         for k in range(self.num_hops):
             keys, values = (slots[k], slots[k + 1]) if self.adjacent else slots
-            found, weights = hop(query, keys, values, told, self._weigh)
+            found, weights = hop(query, keys, values, among, self._weigh)
             query = self.activation((query if self.update is None else query @ self.update.T) + found)
-            attention.append(weights)
+            attention.append(weights * told)
         return query, attention
 
     def _weigh(self, query: Tensor, keys: Tensor, told: Tensor) -> Tensor:
@@ -162,7 +167,7 @@ class MemN2N(SequenceModel):
             self.update,
         )
         relu, scale = isinstance(self.activation, nn.ReLU), cast(DotScore, self.attention_score).scale
-        scheme = HopScheme(self.num_hops, self.adjacent, tables[0].position_encoding, relu, scale)
+        scheme = HopScheme(self.num_hops, self.adjacent, tables[0].position_encoding, relu, scale, self.attend_empty)
         return run_kernel(inputs.story, inputs.query, weights, scheme, age if vectors else None, self.linear)
 
     def _obstacle(self) -> str | None:

@@ -32,13 +32,24 @@ class HopWeights(NamedTuple):
 
 
 class HopScheme(NamedTuple):
-    """How the hops go about it: `scale` is that of the scores, `relu` follows each hop."""
+    """How the hops go about it.
+
+    Attributes:
+        num_hops: K.
+        adjacent: how hops share their tables.
+        position_encoding: weigh words by where they stand.
+        relu: follows each hop.
+        scale: of the scores.
+        attend_empty: empty slots, of score and value 0, take part in the softmax, as in the authors' code: a hop may
+            then read little of anything. Else only what is told takes part.
+    """
 
     num_hops: int
     adjacent: bool = True
     position_encoding: bool = True
     relu: bool = False
     scale: float = 1.0
+    attend_empty: bool = False
 
 
 Query = Float[Tensor, "batch embedding"]
@@ -57,6 +68,7 @@ def memory_hops(
     Hop k has slots m_i = Σ_j l_j · A^k x_ij + T_A^k(age_i) and likewise c_i, p = softmax(scale · uᵀ m_i) over the
     sentences told, those with a word, or without the softmax if `linear`; then u^{k+1} = f(H u^k + Σ_i p_i c_i). Ages
     beyond the oldest that has a vector share its; age 0 has none. With nothing told, all weights are 0.
+    `scheme.attend_empty` counts empty slots in the softmax, without reading anything of them.
 
     Under `torch.func.vmap` a kernel runs all replicas at once.
 
@@ -128,7 +140,7 @@ def memory_hops_reference(
     query = _embed(question, tables[0 if scheme.adjacent else 2], scheme)
     for k in range(scheme.num_hops):
         keys, values = (slots[k], slots[k + 1]) if scheme.adjacent else slots
-        found = read(values, _weights(query, keys, told, scheme.scale, linear)[:, None]).squeeze(1)
+        found = read(values, _weights(query, keys, told, scheme, linear)[:, None]).squeeze(1)
         query = (query if weights.update is None else query @ weights.update.T) + found
         query = torch.relu(query) if scheme.relu else query
     return query
@@ -146,13 +158,14 @@ def _padded(vectors: Tensor) -> Tensor:
     return F.pad(vectors, (0, 0, 1, 0))
 
 
-def _weights(query: Tensor, keys: Tensor, told: Tensor, scale: float, linear: Tensor | None) -> Tensor:
-    """p (equation 1), `[batch sentences]`."""
-    strength = torch.full_like(query[:, :1], scale)
-    softmax = content_address_reference(keys, query[:, None], strength, told, similarity="dot").squeeze(1)
+def _weights(query: Tensor, keys: Tensor, told: Tensor, scheme: HopScheme, linear: Tensor | None) -> Tensor:
+    """p (equation 1), `[batch sentences]`; 0 for slots that aren't told."""
+    keys, strength = keys * told[:, :, None], torch.full_like(query[:, :1], scheme.scale)
+    among = torch.ones_like(told) if scheme.attend_empty else told
+    softmax = content_address_reference(keys, query[:, None], strength, among, similarity="dot").squeeze(1) * told
     if linear is None:
         return softmax
-    return torch.where(linear, scale * torch.einsum("bw,bnw->bn", query, keys) * told, softmax)
+    return torch.where(linear, scheme.scale * torch.einsum("bw,bnw->bn", query, keys) * told, softmax)
 
 
 def position_weights(

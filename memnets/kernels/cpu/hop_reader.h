@@ -44,7 +44,7 @@ class HopReader {
       const T* query = example.queries + hop * size_;
       T* weights = example.weights + hop * sizes_.sentences;
       score(query, scheme_.key(hop), T(scheme_.scale), weights);
-      if (!replica.linear) softmax(weights, count_);
+      if (!replica.linear) softmax(weights, count_, scheme_.attend_empty ? sizes_.sentences - count_ : 0);
       std::fill(weights + count_, weights + sizes_.sentences, T(0));
       next_query(replica, query, weights, scheme_.value(hop), example.queries + (hop + 1) * size_);
     }

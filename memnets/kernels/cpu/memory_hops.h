@@ -13,7 +13,7 @@ namespace memnets {
 
 struct HopsScheme {
   int64_t hops;
-  bool adjacent, position, relu;
+  bool adjacent, position, relu, attend_empty;
   double scale;
 
   int64_t story_tables() const { return adjacent ? hops + 1 : 2; }
@@ -158,10 +158,10 @@ class Encoding {
   std::vector<T> near_, slope_;  // [length word]
 };
 
-// p_i = exp(s_i) / Σ_j exp(s_j) (equation 1), in place.
+// p_i = exp(s_i) / Σ_j exp(s_j) (equation 1), in place; among the j are as many scores of 0 as slots are `empty`.
 template <class T>
-inline void softmax(T* scores, int64_t count) {
-  Vector<T> top = spread(-std::numeric_limits<T>::infinity()), sum = {};
+inline void softmax(T* scores, int64_t count, int64_t empty) {
+  Vector<T> top = spread(empty ? T(0) : -std::numeric_limits<T>::infinity()), sum = {};
   each<T>(count, [&](int64_t i, auto lanes) MEMNETS_INLINE {
     top = larger(top, lanes.otherwise(lanes.load(scores + i), -std::numeric_limits<T>::infinity()));
   });
@@ -171,7 +171,7 @@ inline void softmax(T* scores, int64_t count) {
     lanes.store(scores + i, grown);
     sum += lanes.otherwise(grown, T(0));
   });
-  const T share = 1 / sum_of<T>(sum);
+  const T share = 1 / (sum_of<T>(sum) + T(empty) * exponential(spread(T(0)) - most)[0]);
   each<T>(count,
           [&](int64_t i, auto lanes) MEMNETS_INLINE { lanes.store(scores + i, share * lanes.load(scores + i)); });
 }
