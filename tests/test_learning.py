@@ -48,7 +48,7 @@ def test_an_lstm_does_not_learn_to_copy_on_the_same_budget(tmp_path: Path) -> No
 
 @pytest.mark.skipif("MEMNETS_DATA" not in os.environ, reason="needs the real bAbI files: set MEMNETS_DATA")
 def test_a_memory_network_answers_babi_1_and_an_lstm_does_not(tmp_path: Path) -> None:
-    memory = last_rows(trained(tmp_path, "experiment=memn2n_babi", "task.number=1"))["test"]["error"]
+    memory = last_rows(trained(tmp_path, "experiment=memn2n_babi_linear_start", "task.number=1"))["test"]["error"]
     lstm = last_rows(trained(tmp_path, "experiment=lstm_babi", "task.number=1"))["test"]["error"]
     assert memory <= 0.01
     assert lstm > 0.3
