@@ -129,7 +129,7 @@ class WandbBackend:
                 dir=str(folder),
                 config=config,
                 mode=mode,
-                settings=wandb.Settings(silent=True, init_timeout=30),
+                settings=wandb.Settings(silent=True, init_timeout=30, reinit="create_new"),  # replicas: a run each
             )
 
         if os.environ.get("WANDB_MODE"):
