@@ -129,6 +129,13 @@ class TestFolders:
         assert [status_of(folder)["status"] for folder in run_folders(config)] == ["done"] * 3
         assert train(tiny_config(*given, "seed=1")) == DONE  # it is finished
 
+    def test_each_has_a_wandb_run_of_its_own(self, tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        words = ("logger.wandb=true", f"runtime.runs_dir={tmp_path}", "trainer.num_replicas=2")
+        config = tiny_config(*MODELS["noise"], data, *words)
+        assert train(config) == DONE
+        assert [len(list(folder.glob("wandb/offline-run-*"))) for folder in run_folders(config)] == [1, 1]
+
     def test_only_what_is_missing_is_trained(self, tmp_path: Path, data: str) -> None:
         given = (*MODELS["noise"], data, f"runtime.runs_dir={tmp_path / 'runs'}")
         train(tiny_config(*given, "seed=1"))
