@@ -21,8 +21,7 @@ from memnets.training.settings import EarlyStopping, NextPhase, TrainerSettings
 
 STEPS = 8
 NEXT = "{_target_: memnets.training.settings.NextPhase, rate: 0.5}"
-LINEAR = (
-    "model=memn2n",
+STORIES = (
     "~model.hidden_size",
     "~model.num_layers",
     "task=babi",
@@ -30,12 +29,16 @@ LINEAR = (
     "~task.eval_sequences",
     "~task.test_lengths",
     "task.verify_checksum=false",
+    "trainer.batch_size=2",
+    "trainer.log_every=1",
+)
+LINEAR = (
+    "model=memn2n",
+    *STORIES,
     "model.linear_start=true",
     "model.random_noise=0.5",
     "optim.lr=0.3",
-    "trainer.batch_size=2",
     f"trainer.max_steps={STEPS}",
-    "trainer.log_every=1",
     "trainer.eval_every=1",
     f"trainer.next_phase={NEXT}",
     "trainer.schedule={_target_: memnets.training.schedule.Halving, every_steps: 1}",

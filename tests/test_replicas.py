@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from babi_example import write_babi
-from test_phases import LINEAR
+from test_phases import LINEAR, STORIES
 from test_training import files
 from tiny import ALONE, TINY, tiny_config, tiny_trainer
 from torch.func import vmap
@@ -29,18 +29,6 @@ from memnets.training.replicas import ReplicaError, Replicas
 from memnets.training.run import DONE, INTERRUPTED, NOT_FINITE, REFUSED, status_of
 from memnets.training.trainer import Trainer
 
-STORIES = (
-    "~model.hidden_size",
-    "~model.num_layers",
-    "task=babi",
-    "~task.max_length",
-    "~task.eval_sequences",
-    "~task.test_lengths",
-    "task.verify_checksum=false",
-    "trainer.batch_size=2",
-    "trainer.log_every=1",
-    "trainer.eval_every=2",
-)
 MODELS = {
     "linear start": LINEAR,
     "noise": ("model=memn2n", *STORIES, "model.random_noise=0.5", "trainer.clip_norm=0.01"),

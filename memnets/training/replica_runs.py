@@ -41,7 +41,7 @@ class ReplicaRuns:
     def _begin(self) -> None:
         for run in self.runs:
             try:
-                run.begin()
+                run.begin().begin()
             except Exception as error:
                 self.codes[run] = run.fail(error)
 
@@ -53,11 +53,11 @@ class ReplicaRuns:
             if trainer in failed:
                 self.codes[run] = run.fail(failed[trainer])
             elif not trainer.goes_on:
-                self._end(run)
+                self._end(run, trainer)
 
-    def _end(self, run: Run) -> None:
+    def _end(self, run: Run, trainer: Trainer) -> None:
         try:
-            self.codes[run] = run.end()
+            self.codes[run] = run.end(trainer.finish())
         except Exception as error:
             self.codes[run] = run.fail(error)
 

@@ -26,7 +26,7 @@ from memnets.training import checkpoint
 from memnets.training.checkpoint import CheckpointError
 from memnets.training.distributed import Processes
 from memnets.training.logger import RunLogger, environment, now, write_json
-from memnets.training.progress import NonFiniteError
+from memnets.training.progress import NonFiniteError, Outcome
 from memnets.training.replicas import ReplicaError
 from memnets.training.reporter import Reporter
 from memnets.training.settings import LoggerSettings, RuntimeSettings
@@ -134,9 +134,7 @@ class Run:
             with on_signals(self.interrupt):
                 trainer = self.begin()
                 self.speak()
-                while trainer.goes_on:
-                    trainer.train_step()
-                return self.end()
+                return self.end(trainer.fit())
         except Exception as error:
             return self.fail(error)
         finally:
@@ -162,7 +160,6 @@ class Run:
         if self._interrupted:
             trainer.interrupt()
         self._status("running")
-        trainer.begin()
         return trainer
 
     def speak(self) -> None:
@@ -171,12 +168,10 @@ class Run:
             style = self.logger.progress if self.group.leads else "none"
             self.trainer.reporter = Reporter(self.trainer.settings.max_steps, style, self.trainer.progress.step)
 
-    def end(self) -> int:
-        """Save and test what `begin` returned; return the exit code."""
-        assert self.trainer is not None
-        outcome = self.trainer.finish()
+    def end(self, outcome: Outcome) -> int:
+        """Tell why training ended; return the exit code."""
         interrupted = outcome == "interrupted"
-        if interrupted and self.group.leads:
+        if interrupted and self.trainer is not None and self.group.leads:
             print(f"saved at step {self.trainer.progress.step}: the same command goes on from there", file=sys.stderr)
         self._status("interrupted" if interrupted else "done", outcome=outcome, ended=now())
         return INTERRUPTED if interrupted else DONE
