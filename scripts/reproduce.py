@@ -5,7 +5,8 @@ usage: python scripts/reproduce.py set=NAME [jobs=1] [runs=runs/NAME] [--quick] 
 set      the table results/NAME.csv; its runs are the sweeps configs/sweep/NAME.yaml and NAME_*.yaml
 jobs     runs side by side
 runs     where run folders and the report go
---quick  one seed and a few hundred steps of each experiment, recorded beside the runs and not in results/: does it run?
+--quick  one seed and a few hundred steps of each experiment, of bAbI's tasks the first three; recorded beside the runs
+         and not in results/: does it run?
 --list   print the commands and do nothing
 
 Exit codes: 0 all recorded, 2 not understood, otherwise that of the sweep that failed; what had finished is recorded.
@@ -23,14 +24,17 @@ from memnets.analysis.arguments import UsageError, read_arguments
 from memnets.analysis.records import RecordError, record
 from memnets.analysis.report import make_report, write_report
 from memnets.analysis.runs import find_runs
+from memnets.config import compose
 from memnets.training.run import INTERRUPTED
 
 ROOT = Path(__file__).resolve().parent.parent
 SPLITS = ("test", "length_*", "repeats_*", "gap_*")
-NAMES = ("bit_errors", "excess_bits", "error", "*accuracy*")
+NAMES = ("bit_errors", "excess_bits", "error", "*accuracy*", "supporting_recall")
 METRICS = tuple(f"{split}/{name}" for split in SPLITS for name in NAMES)
 METRICS += ("test/bits", "test/optimal_bits", "solved", "sequences_to_solve", "seconds")
-QUICK = ("seed=0", "trainer.max_steps=300", "trainer.eval_every=300", "trainer.stop_after_solved=null")
+QUICK = ("trainer.max_steps=300", "trainer.eval_every=300", "trainer.stop_after_solved=null", "trainer.num_replicas=1")
+QUICK_AXES = {"seed": "0", "task.number": "1,2,3"}
+"""What --quick takes of a sweep's axes."""
 
 
 def main(words: list[str]) -> int:
@@ -49,8 +53,9 @@ def main(words: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     folder = Path(values["runs"] or f"runs/{name}{'_quick' if quick else ''}")
-    options = [f"runtime.runs_dir={folder}", f"runtime.jobs={values['jobs']}", *(QUICK if quick else ())]
-    commands = [[sys.executable, str(ROOT / "scripts/train.py"), "-m", f"sweep={s}", *options] for s in sweeps]
+    options = [f"runtime.runs_dir={folder}", f"runtime.jobs={values['jobs']}"]
+    train = [sys.executable, str(ROOT / "scripts/train.py"), "-m"]
+    commands = [[*train, f"sweep={s}", *options, *(quick_overrides(s) if quick else ())] for s in sweeps]
     if values["--list"]:
         print(*(shlex.join(command) for command in commands), sep="\n")
         return 0
@@ -77,6 +82,12 @@ def run_all(commands: list[list[str]]) -> int:
         if sweep.returncode == INTERRUPTED:
             break
     return next((code for code in codes if code), 0)
+
+
+def quick_overrides(sweep: str) -> list[str]:
+    """What makes a sweep short."""
+    grid = compose([f"sweep={sweep}"]).grid
+    return [*QUICK, *(f"{axis}={few}" for axis, few in QUICK_AXES.items() if axis in grid or axis == "seed")]
 
 
 def sweeps_of(name: str) -> list[str]:

@@ -9,7 +9,8 @@ import pytest
 from run_folders import write_run
 from tiny import script
 
-from memnets.config import choices
+from memnets.config import choices, compose
+from memnets.sweep import grid_points, plan, without_sweeps
 
 SETS = [name for name in choices("sweep") if not any(name.startswith(f"{other}_") for other in choices("sweep"))]
 
@@ -21,6 +22,15 @@ class TestReproduce:
         commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
         sweeps = [word.partition("=")[2] for command in commands for word in command if word.startswith("sweep=")]
         assert sweeps == [sweep for sweep in sorted(choices("sweep")) if sweep == name or sweep.startswith(f"{name}_")]
+
+    @pytest.mark.parametrize("name", SETS)
+    def test_quick_is_one_seed_of_each_experiment(self, name, capsys):
+        assert script("reproduce").main([f"set={name}", "--list", "--quick"]) == 0
+        for line in capsys.readouterr().out.splitlines():
+            words = shlex.split(line)[3:]
+            plan(grid_points(compose(without_sweeps(words)), words))
+            assert {"seed=0", "trainer.max_steps=300", "trainer.num_replicas=1"} < set(words)
+            assert ("task.number=1,2,3" in words) == ("babi" in name)
 
     @pytest.mark.parametrize(
         ("words", "told"),
