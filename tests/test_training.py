@@ -17,8 +17,9 @@ from memnets.training import checkpoint
 from memnets.training.ema import MovingAverage
 from memnets.training.evaluation import EVALUATION_SEED, evaluate
 from memnets.training.schedule import Constant, Cosine, Halving, Warmup
+from memnets.training.seeds import step_seed
 from memnets.training.settings import EarlyStopping
-from memnets.training.trainer import Trainer, step_seed
+from memnets.training.trainer import Trainer
 
 STREAM = (
     "model=memory_transformer",

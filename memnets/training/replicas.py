@@ -11,7 +11,8 @@ from torch.func import functional_call, vmap
 
 from memnets.contracts import Batch, map_tensors
 from memnets.streams import replica_streams
-from memnets.training.trainer import Trainer, step_seed
+from memnets.training.seeds import step_seed
+from memnets.training.trainer import Trainer
 
 
 class ReplicaError(ValueError):

@@ -25,11 +25,9 @@ from memnets.training.evaluation import evaluate, measures, quotient, with_deriv
 from memnets.training.logger import RunLogger
 from memnets.training.progress import NonFiniteError, Outcome, Progress
 from memnets.training.reporter import Reporter
+from memnets.training.seeds import RANK_SEEDS, seed_generator, step_seed
 from memnets.training.settings import TrainerSettings
 from memnets.training.snapshot import gather, restore
-
-RANK_SEEDS = 1_000_003
-"""Streams carried from step to step differ between processes by a multiple of this in their seed."""
 
 
 class Trainer:
@@ -319,20 +317,3 @@ class Trainer:
         if self.reporter:
             self.reporter.metrics(row)
         return row
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of all of a step's random numbers in the model, so that dropout needs no saved generator."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def seed_generator(seed: int, device: torch.device) -> None:
-    """Seed the global generators of the CPU and of `device`.
-
-    `torch.manual_seed` seeds every kind of device and takes a stack trace for each absent one: fifty times the work.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-    elif device.type != "cpu":
-        torch.manual_seed(seed)
