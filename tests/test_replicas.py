@@ -118,7 +118,9 @@ class TestFolders:
         assert train(tiny_config(*given, "seed=1")) == DONE  # it is finished
 
     def test_each_has_a_wandb_run_of_its_own(self, tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("WANDB_MODE", "offline")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        for name in ("WANDB_MODE", "WANDB_API_KEY"):  # without a key it logs offline
+            monkeypatch.delenv(name, raising=False)
         words = ("logger.wandb=true", f"runtime.runs_dir={tmp_path}", "trainer.num_replicas=2")
         config = tiny_config(*MODELS["noise"], data, *words)
         assert train(config) == DONE
