@@ -124,7 +124,7 @@ class TestFolders:
         words = ("logger.wandb=true", f"runtime.runs_dir={tmp_path}", "trainer.num_replicas=2")
         config = tiny_config(*MODELS["noise"], data, *words)
         assert train(config) == DONE
-        assert [len(list(folder.glob("wandb/offline-run-*"))) for folder in run_folders(config)] == [1, 1]
+        assert [len(list(folder.glob("wandb/offline-run-*/run-*.wandb"))) for folder in run_folders(config)] == [1, 1]
 
     def test_only_what_is_missing_is_trained(self, tmp_path: Path, data: str) -> None:
         given = (*MODELS["noise"], data, f"runtime.runs_dir={tmp_path / 'runs'}")
