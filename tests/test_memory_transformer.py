@@ -13,11 +13,13 @@ from tiny import ALONE
 from torch.testing import assert_close
 
 from memnets.config import build, check, compose, with_defaults
-from memnets.contracts import Spec, map_tensors, named_tensors, reset_rows
+from memnets.contracts import Spec, map_tensors, named_tensors
 from memnets.launch import make_trainer
 from memnets.memory.slots.base import Memory, Sizes
 from memnets.memory.slots.knn import KNNMemory
 from memnets.memory.slots.persistent import PersistentMemory
+from memnets.memory.slots.recurrent_tokens import RecurrentTokens
+from memnets.memory.slots.segment_cache import SegmentCache
 from memnets.memory.slots.tokens import MemoryTokens
 from memnets.models.base import trace
 from memnets.models.memory_transformer import MemoryTransformer
@@ -28,6 +30,10 @@ MEMORIES = {
     "null": None,
     "persistent": partial(PersistentMemory, num_slots=3),
     "tokens": partial(MemoryTokens, num_tokens=3),
+    "recurrent_tokens": partial(RecurrentTokens, num_tokens=3),
+    "short_segments": partial(RecurrentTokens, num_tokens=2, segment_length=3),
+    "segment_cache": partial(SegmentCache, capacity=5),
+    "segment_cache_differentiable": partial(SegmentCache, capacity=6, differentiable=True),
     "knn": partial(KNNMemory, capacity=5, top_k=2),
     "knn_detached": partial(KNNMemory, capacity=5, top_k=2, differentiable=False),
 }
@@ -76,8 +82,7 @@ class TestLaws:
         begins, outputs = {0: 0, 1: 9, 2: 17}, []
         for first, last in zip([0, 9, 17], [9, 17, TIME], strict=True):
             starts = torch.tensor([begins[row] == first for row in range(3)])
-            fresh = model.initial_state(3)
-            state = fresh if state is None else reset_rows(state, fresh, starts)
+            state = model.initial_state(3) if state is None else model.restart(state, starts)
             output, state = model(inputs[:, first:last], state)
             outputs.append(output)
         outputs = torch.cat(outputs, 1)
@@ -127,7 +132,7 @@ class TestMemoryIsSeen:
     @pytest.mark.parametrize("kind", ["persistent", "tokens"])
     def test_learned_memory_reaches_every_step(self, kind):
         model = tiny(MEMORIES[kind], memory_layers=[0])
-        owner = model.memory_tokens or model.blocks[0].attention.memory
+        owner = model.memory_tokens or model.memories["0"]
         before, _ = model(tokens_of())
         with torch.no_grad():
             for parameter in owner.parameters():
@@ -167,13 +172,13 @@ class TestMemoryIsSeen:
         assert reached == [step >= TIME - WINDOW - 6 for step in range(TIME)]
 
     def test_nothing_else_is_built(self):
-        assert all(block.attention.memory is None for block in tiny(None).blocks)
+        assert not tiny(None).memories
         assert tiny(None, memory_layers=[0]).memory_tokens is None
         layered = tiny(MEMORIES["knn"], memory_layers=[1])
-        assert [block.attention.memory is not None for block in layered.blocks] == [False, True]
+        assert list(layered.memories) == ["1"]
         assert layered.initial_state(2).layers[0].memory == ()
         everywhere = tiny(MEMORIES["persistent"])
-        assert everywhere.blocks[0].attention.memory is not everywhere.blocks[1].attention.memory
+        assert everywhere.memories["0"] is not everywhere.memories["1"]
 
     @pytest.mark.parametrize("layers", [[2], [-1], [0, 0]])
     def test_refuses_layers_that_are_not_there(self, layers):

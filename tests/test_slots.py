@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from memnets.contracts import named_tensors
-from memnets.memory.slots.base import Memory, Sizes, Slots, Window, attend, unit_length
+from memnets.memory.slots.base import Memory, Sizes, Slots, Window, unit_length
+from memnets.memory.slots.integration import JointSoftmax, attend
 from memnets.memory.slots.knn import KNNMemory
 from memnets.memory.slots.persistent import PersistentMemory
 from memnets.memory.slots.tokens import MemoryTokens
 from memnets.memory.window_attention import visible_near
 
 BATCH, HEADS, WORD, WINDOW = 2, 3, 4, 3
-SIZES = Sizes(HEADS * WORD, HEADS, WORD, WINDOW)
+SIZES = Sizes(HEADS * WORD, HEADS, WORD, WINDOW, HEADS)
 GARBAGE = 1e3
 """Stands where nothing was seen yet: whoever reads it is found out."""
 
@@ -48,7 +49,9 @@ def window_of(steps, first, last, window=WINDOW, begun=0):
         near.append(padded[:, :, first : last + before])
     start = torch.full((steps.query.shape[0],), first - begun)
     query, rotated = steps.query[:, :, first:last], steps.rotated_query[:, :, first:last]
-    return Window(query, rotated, *near, visible_near(start, time, window), start)
+    hidden = torch.zeros(query.shape[0], time, HEADS * WORD, dtype=query.dtype)
+    visible = visible_near(start, time, window, before)
+    return Window(hidden, query, rotated, *near, visible, start, window)
 
 
 def pieces(time, cuts, window=WINDOW):
@@ -63,7 +66,9 @@ def read_all(memory, steps, cuts=(), state=None, begun=0, window=WINDOW):
     state = memory.initial_state(steps.query.shape[0]) if state is None else state
     answers = []
     for first, last in pieces(steps.query.shape[2], cuts, window):
-        answer, state = memory(window_of(steps, first, last, window, begun), state)
+        chunk = window_of(steps, first, last, window, begun)
+        reading, state = memory(chunk, state)
+        answer = JointSoftmax(SIZES)(chunk, reading)
         answers.append(answer)
     return torch.cat(answers, dim=2), state
 
@@ -104,7 +109,7 @@ class TestKNNMemory:
         capacity, time = 8, WINDOW + int(fill * 8)
         identity = torch.eye(time).double()
         entries = identity.expand(1, 1, time, time)
-        memory = KNNMemory(Sizes(time, 1, time, WINDOW), capacity, top_k=1).double()
+        memory = KNNMemory(Sizes(time, 1, time, WINDOW, 1), capacity, top_k=1).double()
         for sought in range(time - 1):
             query = 100 * identity[sought].expand(1, 1, time, time)
             # Keys in the window match nothing, so that what is found comes from the memory.
@@ -147,8 +152,9 @@ class TestKNNMemory:
             state, begun = memory.reset(state, where), torch.where(where, first, begun)
             window = window_of(steps, first, last)
             start = first - begun
-            window = window._replace(start=start, visible=visible_near(start, last - first, WINDOW))
-            answer, state = memory(window, state)
+            window = window._replace(start=start, visible=visible_near(start, last - first, WINDOW, WINDOW - 1))
+            reading, state = memory(window, state)
+            answer = JointSoftmax(SIZES)(window, reading)
             answers.append(answer)
         answers = torch.cat(answers, dim=2)
         for row, begins in enumerate([(0, 6, 20), (0, 13, 20)]):
@@ -249,7 +255,7 @@ def test_reset_of_no_row_changes_nothing(kind):
 class TestWindow:
     def test_visible_near_equals_loops(self):
         start, time, window = torch.tensor([0, 1, 5]), 4, 4
-        visible = visible_near(start, time, window)
+        visible = visible_near(start, time, window, window - 1)
         for row, query, near in np.ndindex(3, time, window - 1 + time):
             at, other = int(start[row]) + query, int(start[row]) + near - (window - 1)
             assert visible[row, query, near] == (other >= 0 and at - window < other <= at)
@@ -268,7 +274,7 @@ class TestWindow:
         steps = steps._replace(rotated_query=steps.rotated_query.abs() + 1)
         value = torch.randn(1, HEADS, 1, WORD).double()
         slots = Slots(torch.full((1, HEADS, 1, WORD), 100.0).double(), value)
-        answers = attend(window_of(steps, 0, WINDOW)._replace(slots=(slots,)))
+        answers = attend(window_of(steps, 0, WINDOW), slots)
         assert_close(answers, value.expand_as(answers))
 
     def test_unit_length_is_finite_at_zero(self):

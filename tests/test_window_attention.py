@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from memnets.memory.rotary import Rotary, place_free
 from memnets.memory.slots.base import Sizes
 from memnets.memory.window_attention import WindowAttention
-from memnets.models.memory_transformer import TokenShift
+from memnets.models.decoder import TokenShift
 
 WINDOW = 4
 
@@ -49,14 +49,14 @@ class TestRotary:
 class TestAttention:
     def test_equals_loops_with_absolute_positions(self):
         """Read in chunks with positions counted within each; the definition counts them from the row's start."""
-        attention = WindowAttention(Sizes(16, 2, 8, WINDOW), None).double()
+        attention = WindowAttention(Sizes(16, 2, 8, WINDOW, 2), None).double()
         with torch.no_grad():
             attention.log_scale.copy_(torch.tensor([0.3, 1.1]).view(2, 1, 1))
         hidden = torch.randn(2, 10, 16).double()
-        state, attended = attention.initial_state(2), []
+        state, attended = attention.initial_state(2, None), []
         for first in range(0, 10, WINDOW):
             chunk = hidden[:, first : first + WINDOW]
-            part, state = attention(chunk, torch.full((2,), first), state)
+            part, state, _ = attention(chunk, torch.full((2,), first), state, None)
             attended.append(part)
         expected = naive_attention({k: v.detach().numpy() for k, v in attention.state_dict().items()}, hidden.numpy())
         assert_close(torch.cat(attended, 1).detach(), torch.from_numpy(expected), rtol=1e-6, atol=1e-8)
@@ -64,7 +64,7 @@ class TestAttention:
     def test_tokens_see_one_another_only_by_content(self):
         """Permuted tokens give permuted results."""
         attention, tokens, order = (
-            WindowAttention(Sizes(16, 2, 8, WINDOW), None),
+            WindowAttention(Sizes(16, 2, 8, WINDOW, 2), None),
             torch.randn(1, 6, 16),
             [3, 0, 5, 1, 4, 2],
         )

@@ -16,8 +16,8 @@ class AttentionScore(nn.Module, ABC):
 
     @abstractmethod
     def score(
-        self, query: Float[Tensor, "batch embedding"], keys: Float[Tensor, "batch slots embedding"]
-    ) -> Float[Tensor, "batch slots"]:
+        self, query: Float[Tensor, "*rows embedding"], keys: Float[Tensor, "*#rows slots embedding"]
+    ) -> Float[Tensor, "*rows slots"]:
         """One number per slot, before any softmax."""
 
     def forward(
@@ -52,10 +52,10 @@ class DotScore(AttentionScore):
         self.scale = 1.0
 
     def score(
-        self, query: Float[Tensor, "batch embedding"], keys: Float[Tensor, "batch slots embedding"]
-    ) -> Float[Tensor, "batch slots"]:
+        self, query: Float[Tensor, "*rows embedding"], keys: Float[Tensor, "*#rows slots embedding"]
+    ) -> Float[Tensor, "*rows slots"]:
         """The product, scaled."""
-        return self.scale * torch.einsum("bw,bnw->bn", query, keys)
+        return self.scale * torch.einsum("...w,...nw->...n", query, keys)
 
     def forward(
         self,
@@ -92,7 +92,7 @@ class AdditiveScore(AttentionScore):
         self.combine = nn.Linear(size, 1, bias=False)
 
     def score(
-        self, query: Float[Tensor, "batch embedding"], keys: Float[Tensor, "batch slots embedding"]
-    ) -> Float[Tensor, "batch slots"]:
+        self, query: Float[Tensor, "*rows embedding"], keys: Float[Tensor, "*#rows slots embedding"]
+    ) -> Float[Tensor, "*rows slots"]:
         """The scores."""
-        return self.combine(torch.tanh(self.query(query)[:, None] + self.key(keys))).squeeze(-1)
+        return self.combine(torch.tanh(self.query(query)[..., None, :] + self.key(keys))).squeeze(-1)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from memnets.contracts import Kind, Spec, reset_rows
+from memnets.contracts import Kind, Ratio, Spec, reset_rows
 from memnets.memory.access import Access
 from memnets.ops.backend import use_backend
 
@@ -41,6 +41,10 @@ class SequenceModel(nn.Module, ABC):
     def attention(self, inputs: Any) -> Tensor | None:
         """Weights `[batch hops sentences]` over a story's sentences; None for a model without any."""
         return None
+
+    def gauges(self, inputs: Any, state: Any = None) -> dict[str, Ratio]:
+        """What is worth watching in the model's memories as it reads: usage, gates, entropies, by name."""
+        return {}
 
     @property
     def phases_left(self) -> int:

@@ -19,7 +19,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Return `loss` and the task's metrics on a split, without gradients, each as one ratio over all its sequences.
 
-    Of a model that shows its attention, on a task that knows the supporting facts, also how many of these it finds.
+    Of a model that shows its attention, on a task that knows the supporting facts, also how many of these it finds; of
+    one with memories, what these find worth watching as they read the first batch (`SequenceModel.gauges`).
     Processes take batches in turn; each runs as many as the others (a sharded model must), the surplus uncounted.
     """
     num_batches = task.num_batches(split, batch_size)
@@ -34,7 +35,8 @@ def evaluate(
             with torch.autocast(group.device.type, torch.bfloat16, enabled=bfloat16):
                 outputs, _ = plain(model)(batch.inputs)
                 found = supporting_facts(plain(model), batch)
-            for name, ratio in {**measures(task, outputs, batch), **found}.items():
+                seen = plain(model).gauges(batch.inputs) if first == 0 else {}
+            for name, ratio in {**measures(task, outputs, batch), **found, **seen}.items():
                 counted = torch.stack(ratio).double() * (index < num_batches)
                 totals[name] = totals.get(name, torch.zeros_like(counted)) + counted
     model.train(was_training)

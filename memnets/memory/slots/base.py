@@ -1,79 +1,116 @@
 """The contract of a Transformer's memory: explicit state, read, write, reset; and the window it works beside.
 
-A memory has one of two places. A `LayerMemory` belongs to one layer, whose attention reads it together with the window
-(persistent key-values, kNN memory). A `TokenMemory` belongs to the model: its tokens pass through the layers beside the
-sequence, and every position can attend to them (memory tokens).
+A memory has one of two places. A `LayerMemory` serves a layer and reads for its queries (persistent key-values, kNN
+memory, fast weights). A `TokenMemory` belongs to the model: its tokens pass through the layers beside the sequence, and
+every position can attend to them (memory tokens, recurrent memory).
+
+What a LayerMemory hands out is a `Reading`; how it meets what the window holds is the layer's `Integration`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from memnets.contracts import reset_rows
+from memnets.contracts import Ratio, reset_rows
 
 
 class Sizes(NamedTuple):
     """What only the model knows about the layers that a memory serves.
 
     Attributes:
-        d_model: width of the sequence's vectors.
-        num_heads: heads of a layer.
+        d_model: width of the sequence's vectors: num_heads * head_size.
+        num_heads: query heads of a layer.
         head_size: width of a head's queries, keys and values.
         window: positions a query sees without a memory, itself included; a chunk is no longer than this.
+        num_key_heads: heads of keys and values, each shared by num_heads / num_key_heads query heads.
     """
 
     d_model: int
     num_heads: int
     head_size: int
     window: int
+    num_key_heads: int
 
 
 class Slots(NamedTuple):
-    """Keys and values without a position, seen by every query (keys: see `rotary.place_free`)."""
+    """A reading: keys and values that all queries may attend to.
 
-    keys: Float[Tensor, "#batch heads slots word"]
-    values: Float[Tensor, "#batch heads slots word"]
+    Attributes:
+        keys: rotated as `Window.rotated_keys` are, or free of position (`rotary.place_free`).
+        values: what is read.
+        visible: which slots a query sees; None: all.
+    """
+
+    keys: Float[Tensor, "#batch groups slots word"]
+    values: Float[Tensor, "#batch groups slots word"]
+    visible: Bool[Tensor, "#batch time slots"] | None = None
+
+
+class Found(NamedTuple):
+    """A reading: for each query the k slots that its memory found, with their scores; -inf where there are fewer."""
+
+    scores: Float[Tensor, "batch heads time k"]
+    indices: Int[Tensor, "batch heads time k"]
+    keys: Float[Tensor, "batch groups slots word"]
+    values: Float[Tensor, "batch groups slots word"]
+
+
+Reading = Slots | Found | Tensor
+"""What a memory answers: key-values still to be attended to, or vectors `[batch heads time word]`."""
 
 
 class Window(NamedTuple):
-    """A chunk of queries and their neighbourhood: `window - 1` earlier positions, then the chunk itself ("near").
+    """A chunk of queries and their neighbourhood ("near"): up to `window - 1` earlier positions, then the chunk itself.
 
     Attributes:
-        query: one per position of the chunk, scaled, without rotation.
+        hidden: the chunk as the layer reads it, normed.
+        query: one per head and position of the chunk, scaled, without rotation.
         rotated_query: the same, rotated.
         keys: of all near positions, of length 1, without rotation.
-        rotated_keys: the same, rotated.
+        rotated_keys: the same, rotated; the first near position is step 0.
         values: of all near positions.
         visible: which near position a query sees: itself, the `window - 1` before it, none before the row's start.
         start: position of the chunk's first query in its row.
-        slots: keys and values beside the near ones.
+        size: of the window.
+        shown: key-values that every query sees beside the near ones: a model's memory tokens.
     """
 
+    hidden: Float[Tensor, "batch time d_model"]
     query: Float[Tensor, "batch heads time word"]
     rotated_query: Float[Tensor, "batch heads time word"]
-    keys: Float[Tensor, "batch heads near word"]
-    rotated_keys: Float[Tensor, "batch heads near word"]
-    values: Float[Tensor, "batch heads near word"]
-    visible: Bool[Tensor, "batch time near"]
+    keys: Float[Tensor, "batch groups near word"]
+    rotated_keys: Float[Tensor, "batch groups near word"]
+    values: Float[Tensor, "batch groups near word"]
+    visible: Bool[Tensor, "#batch time near"]
     start: Int[Tensor, " batch"]
-    slots: Sequence[Slots] = ()
+    size: int
+    shown: Slots | None = None
+
+    @property
+    def before(self) -> int:
+        """Near positions before the chunk; 0 only where every row begins with it."""
+        return self.keys.shape[2] - self.query.shape[2]
 
     def leaving(self) -> tuple[Tensor, Tensor, Int[Tensor, "batch time"]]:
         """Keys, values and positions of what the window loses, one per query; a negative position is no entry.
 
         Entry i leaves the window after query i: the first query that no longer sees it is number i + 1.
         """
-        time = self.query.shape[2]
-        before = self.keys.shape[2] - time
+        time, missing = self.query.shape[2], self.size - 1 - self.before
         steps = torch.arange(time, device=self.start.device)
-        return self.keys[:, :, :time], self.values[:, :, :time], self.start[:, None] - before + steps
+        positions = self.start[:, None] - (self.size - 1) + steps
+        return _first(self.keys, missing, time), _first(self.values, missing, time), positions
+
+
+def _first(near: Tensor, missing: int, time: int) -> Tensor:
+    """The first `time` of the near positions, had `missing` zeros stood before them."""
+    near = near[:, :, : max(time - missing, 0)]
+    return torch.nn.functional.pad(near, (0, 0, time - near.shape[2], 0)) if near.shape[2] < time else near
 
 
 class Memory(nn.Module, ABC):
@@ -89,17 +126,23 @@ class Memory(nn.Module, ABC):
 
 
 class LayerMemory(Memory):
-    """A memory of one layer: its attention to the window is a read of both."""
+    """A memory of a layer, asked by its queries, fed with the keys and values that leave its window.
 
-    @abstractmethod
-    def read(self, window: Window, state: Any) -> Float[Tensor, "batch heads time word"]:
-        """Values attended to, in the window and in the memory; query i sees what was written before entry i."""
+    A kind writes `read` and `write`, or, where the two can't be told apart, `forward`.
+    """
+
+    reads: ClassVar[Literal["key-values", "vectors"]] = "key-values"
+    """What its readings are: an integration by one softmax needs key-values."""
+
+    def read(self, window: Window, state: Any) -> Reading:
+        """What the memory holds for the chunk's queries; query i sees what was written before entry i."""
+        raise NotImplementedError(f"{type(self).__name__} has neither read nor forward")
 
     def write(
         self,
         state: Any,
-        keys: Float[Tensor, "batch heads time word"],
-        values: Float[Tensor, "batch heads time word"],
+        keys: Float[Tensor, "batch groups time word"],
+        values: Float[Tensor, "batch groups time word"],
         positions: Int[Tensor, "batch time"],
     ) -> Any:
         """State after consecutive `positions` of each row were written; negative ones are no entries.
@@ -108,37 +151,33 @@ class LayerMemory(Memory):
         """
         return state
 
-    def forward(self, window: Window, state: Any) -> tuple[Float[Tensor, "batch heads time word"], Any]:
+    def forward(self, window: Window, state: Any) -> tuple[Reading, Any]:
         """Write what leaves the window, then read: the same as query by query, as a read sees earlier entries only."""
         state = self.write(state, *window.leaving())
         return self.read(window, state), state
 
+    def gauge(self, reading: Reading, state: Any) -> dict[str, Ratio]:
+        """What is worth watching in a memory of this kind, as sums and counts: its norm, the slots in use."""
+        return {}
+
 
 class TokenMemory(Memory):
-    """A memory of the model: vectors that pass through the layers beside the sequence."""
+    """A memory of the model: vectors that pass through the layers beside the sequence.
+
+    `segment_length` is None where tokens are only learned. Else they are written at the end of every so many positions
+    of a row: after the segment's last step they pass through the layers once more, seeing the segment, and what leaves
+    the last layer is handed to `write`.
+    """
+
+    segment_length: int | None = None
 
     @abstractmethod
     def read(self, state: Any) -> Float[Tensor, "#batch tokens d_model"]:
         """Tokens as they enter the first layer (batch 1 if they are the same in every row)."""
 
-    def write(self, state: Any, tokens: Float[Tensor, "#batch tokens d_model"]) -> Any:
-        """State after a chunk, from the tokens as they left the last layer. Tokens that are only learned: unchanged."""
+    def write(self, state: Any, tokens: Float[Tensor, "batch tokens d_model"]) -> Any:
+        """State after a segment, from the tokens as they left the last layer."""
         return state
-
-
-def attend(window: Window) -> Float[Tensor, "batch heads time word"]:
-    """One softmax over the slots and the window: softmax(q · [slot keys; near keys]) [slot values; near values]."""
-    rows, time = window.visible.shape[:2]
-    keys = [slots.keys.expand(rows, -1, -1, -1) for slots in window.slots]
-    values = [slots.values.expand(rows, -1, -1, -1) for slots in window.slots]
-    seen = [window.visible.new_ones(rows, time, key.shape[2]) for key in keys]
-    return F.scaled_dot_product_attention(
-        window.rotated_query,
-        torch.cat([*keys, window.rotated_keys], dim=2),
-        torch.cat([*values, window.values], dim=2),
-        attn_mask=torch.cat([*seen, window.visible], dim=-1)[:, None],
-        scale=1.0,
-    )
 
 
 def unit_length(vectors: Float[Tensor, "*rows word"]) -> Float[Tensor, "*rows word"]:

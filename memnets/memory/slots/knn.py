@@ -9,8 +9,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from memnets.memory.slots.base import LayerMemory, Sizes, Window
-from memnets.ops.topk_address import gather_slots, topk_address
+from memnets.memory.slots.base import Found, LayerMemory, Sizes, Window
+from memnets.ops.topk_address import topk_address
 
 
 class KNNState(NamedTuple):
@@ -25,9 +25,9 @@ class KNNMemory(LayerMemory):
     """The `capacity` keys and values that left the window last, first in, first out, in each row for itself.
 
     A query at position t sees the window, t - window + 1 to t, and the `top_k` best of the `capacity` positions before
-    it, in one softmax (the paper gates two softmaxes instead). Keys are compared without rotation, as what is far away
-    should be found by what it is. The ring has `window` entries to spare, so that a whole chunk can be written before
-    it is read: each query's own range is masked, and results don't depend on how a sequence is cut.
+    it, in one softmax or, as in the paper, in two with a gate (`integration.py`). Keys are compared without rotation,
+    as what is far away should be found by what it is. The ring has `window` entries to spare, so that a whole chunk can
+    be written before it is read: each query's own range is masked, and results don't depend on how a sequence is cut.
 
     Args:
         sizes: of the layer.
@@ -46,7 +46,7 @@ class KNNMemory(LayerMemory):
         if not 1 <= top_k <= capacity:
             raise ValueError(f"KNNMemory needs 1 <= top_k <= capacity, not top_k={top_k} and capacity={capacity}")
         self.capacity, self.top_k, self.differentiable = capacity, top_k, differentiable
-        self.register_buffer("empty", torch.zeros(sizes.num_heads, capacity + sizes.window, sizes.head_size), False)
+        self.register_buffer("empty", torch.zeros(sizes.num_key_heads, capacity + sizes.window, sizes.head_size), False)
 
     def initial_state(self, batch_size: int) -> KNNState:
         """Return empty rings."""
@@ -74,17 +74,11 @@ class KNNMemory(LayerMemory):
             (positions[:, -1] + 1).clamp_min(0),
         )
 
-    def read(self, window: Window, state: KNNState) -> Float[Tensor, "batch heads time word"]:
-        """Return the joint softmax over the window and the top-k entries, times their values."""
+    def read(self, window: Window, state: KNNState) -> Found:
+        """Return the top-k entries for every query."""
         visible = self.visible(state, window.leaving()[2])
         scores, found = topk_address(window.query, state.keys, visible, self.top_k)
-        near = torch.einsum("bhtw,bhnw->bhtn", window.rotated_query, window.rotated_keys)
-        near = near.masked_fill(~window.visible[:, None], -torch.inf)
-        # Every query sees itself, so that no row of the softmax is all -inf, whatever the memory holds.
-        weights = torch.softmax(torch.cat([scores, near], dim=-1), dim=-1)
-        far_weights, near_weights = weights.split([self.top_k, near.shape[-1]], dim=-1)
-        far = (far_weights[..., None] * gather_slots(state.values, found)).sum(-2)
-        return far + torch.einsum("bhtn,bhnw->bhtw", near_weights, window.values)
+        return Found(scores, found, state.keys, state.values)
 
     def visible(self, state: KNNState, positions: Int[Tensor, "batch time"]) -> Bool[Tensor, "batch time ring"]:
         """Which slots hold an entry before positions[:, i], but no more than `capacity` before."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from memnets.memory.slots.base import LayerMemory, Sizes, Slots, Window, attend, unit_length
+from memnets.memory.slots.base import LayerMemory, Sizes, Slots, Window, unit_length
 
 
 class PersistentMemory(LayerMemory):
-    """`num_slots` learned key-values per head, in one softmax with the window (equations 6 to 8).
+    """`num_slots` learned key-values per head; the paper has them in one softmax with the window (equations 6 to 8).
 
     They can take over what a feed-forward layer does: `model.feed_forward_size=null` leaves the all-attention network.
 
@@ -25,16 +24,16 @@ class PersistentMemory(LayerMemory):
         if num_slots < 1:
             raise ValueError(f"PersistentMemory.num_slots must be at least 1, not {num_slots}")
         # A key without a position has only the half of a head that carries none (see `rotary.place_free`).
-        self.keys = nn.Parameter(torch.randn(sizes.num_heads, num_slots, sizes.head_size - sizes.head_size // 2))
-        self.values = nn.Parameter(torch.randn(sizes.num_heads, num_slots, sizes.head_size) * num_slots**-0.5)
+        self.keys = nn.Parameter(torch.randn(sizes.num_key_heads, num_slots, sizes.head_size - sizes.head_size // 2))
+        self.values = nn.Parameter(torch.randn(sizes.num_key_heads, num_slots, sizes.head_size) * num_slots**-0.5)
 
     def initial_state(self, batch_size: int) -> tuple[()]:
         """Nothing: what is remembered is learned."""
         return ()
 
-    def read(self, window: Window, state: Any) -> Float[Tensor, "batch heads time word"]:
-        """Attend to the learned slots and the window at once."""
+    def read(self, window: Window, state: Any) -> Slots:
+        """Return the learned slots, the same for every row and query."""
         keys = unit_length(self.keys)
         missing = self.values.shape[-1] - keys.shape[-1]
         whole = torch.cat([keys.new_zeros(*keys.shape[:2], missing), keys], dim=-1)
-        return attend(window._replace(slots=(*window.slots, Slots(whole[None], self.values[None]))))
+        return Slots(whole[None], self.values[None])
