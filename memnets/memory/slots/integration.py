@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from memnets.contracts import Ratio
 from memnets.memory.attention_score import AttentionScore
+from memnets.memory.rotary import place_free
 from memnets.memory.slots.base import Found, Reading, Sizes, Slots, Window
 from memnets.ops.topk_address import gather_slots
 
@@ -67,8 +68,9 @@ class GatedSum(Integration):
     Args:
         sizes: of the layer.
         first_gate: where every gate begins, between 0 and 1.
-        score: makes the score by which key-values are weighted, for a head's width: additive, say. None: the layer's
-            own scaled product, and of slots that a search found, the score it was found by.
+        score: makes the score by which key-values are weighted, for a head's width: additive, say; it sees the half of
+            a slot's key that is free of position. None: the layer's own scaled product, and of slots that a search
+            found, the score they were found by.
 
     Raises:
         ValueError: first_gate is not between 0 and 1.
@@ -219,7 +221,10 @@ def alone_weights(window: Window, reading: Slots | Found, score: AttentionScore 
     """Weights within the memory `[batch heads time slots]`, 0 for slots that a query doesn't see."""
     if isinstance(reading, Slots):
         keys = per_query_head(reading.keys, window)
-        scores = window.rotated_query @ keys.mT if score is None else score.score(window.query, keys[:, :, None])
+        if score is None:
+            scores = window.rotated_query @ keys.mT
+        else:  # a rotation says how far apart two vectors are in a product only
+            scores = score.score(window.query, place_free(keys)[:, :, None])
         told = _seen(reading, window.query.shape[0], window.query.shape[2])[:, None].expand_as(scores)
     else:
         told = reading.scores > -torch.inf
