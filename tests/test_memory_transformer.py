@@ -16,6 +16,8 @@ from memnets.config import build, check, compose, with_defaults
 from memnets.contracts import Spec, map_tensors, named_tensors
 from memnets.launch import make_trainer
 from memnets.memory.slots.base import Memory, Sizes
+from memnets.memory.slots.compressive import CompressiveMemory
+from memnets.memory.slots.fast_weight import DeltaMemory
 from memnets.memory.slots.knn import KNNMemory
 from memnets.memory.slots.persistent import PersistentMemory
 from memnets.memory.slots.recurrent_tokens import RecurrentTokens
@@ -35,6 +37,9 @@ MEMORIES = {
     "segment_cache": partial(SegmentCache, capacity=5),
     "segment_cache_differentiable": partial(SegmentCache, capacity=6, differentiable=True),
     "knn": partial(KNNMemory, capacity=5, top_k=2),
+    "delta": DeltaMemory,
+    "gated_delta": partial(DeltaMemory, gated=True),
+    "compressive": CompressiveMemory,
     "knn_detached": partial(KNNMemory, capacity=5, top_k=2, differentiable=False),
 }
 WINDOW, TIME, VOCABULARY = 4, 23, 11
