@@ -16,7 +16,7 @@ from memnets.analysis.markdown import updated
 from memnets.analysis.rows import RecordError
 from memnets.benchmark import counting, stories, timing
 from memnets.benchmark import measure as measuring
-from memnets.benchmark.cases import OP_SIZES, names, problem, sizes_of
+from memnets.benchmark.cases import LARGE_SIZES, OP_SIZES, names, problem, sizes_of
 from memnets.benchmark.counting import Traffic, kept_bytes, kernel_bytes, matrix_flops, unmeasured_bytes
 from memnets.benchmark.steps import STEPS
 from memnets.benchmark.stories import STORY_SIZES, STORY_STEPS
@@ -99,8 +99,10 @@ class TestScript:
         assert all(name.split()[0] in table for name in [*TIME, *MEMORY])
         rows = read_kernels(tmp_path / KERNELS)
         assert {row.case for row in rows} == {*STEPS, *STORY_STEPS, *OPS}
-        assert {row.word for row in rows} == {sizes.word for sizes in OP_SIZES}
-        assert {row.kernel for row in rows if row.case in OPS} == {"-"}, "Triton's interpreter is no kernel to time"
+        assert {row.word for row in rows} == {sizes.word for sizes in (*OP_SIZES, *LARGE_SIZES.values())}
+        kernels = {row.kernel for row in rows if row.case in OPS and row.case not in LARGE_SIZES}
+        assert kernels == {"-"}, "Triton's interpreter is no kernel to time"
+        assert {row.kernel for row in rows if row.case in LARGE_SIZES} == {"cpu"}
 
     def test_torch_compile_is_a_column(self, capsys, monkeypatch):
         compiled = []

@@ -22,6 +22,12 @@ OP_SIZES = (
 )
 """The NTM paper's memory, and one of sparse access."""
 
+LARGE_SIZES = {
+    "product_key_address": Sizes(batch=2048, heads=4, slots=512, word=64, k=32),
+    "weighted_gather": Sizes(batch=2048, heads=1, slots=512**2, word=256, k=4 * 32),
+}
+"""A product-key memory of 512² slots, asked by 2048 steps: its search, and its values, all heads in one sum."""
+
 
 def names() -> list[str]:
     """Return what can be timed."""
@@ -31,7 +37,7 @@ def names() -> list[str]:
 def sizes_of(name: str, batch: Sequence[int] = (), time: Sequence[int] = (), slots: Sequence[int] = ()) -> list[Sizes]:
     """Return the sizes at which a case is timed; lists that aren't empty take the place of its own values."""
     batch = batch or (BATCHES if name in STEPS else [BATCH] if name in STORY_STEPS else ())
-    own_sizes = STORY_SIZES if name in STORY_STEPS else [STEPS[name].sizes] if name in STEPS else OP_SIZES
+    own_sizes = STORY_SIZES if name in STORY_STEPS else [STEPS[name].sizes] if name in STEPS else _op_sizes(name)
     made = [
         replace(own, batch=b, time=t, slots=n)
         for own in own_sizes
@@ -40,6 +46,10 @@ def sizes_of(name: str, batch: Sequence[int] = (), time: Sequence[int] = (), slo
         for b in batch or [own.batch]
     ]
     return list(dict.fromkeys(made))
+
+
+def _op_sizes(name: str) -> Sequence[Sizes]:
+    return (*OP_SIZES, LARGE_SIZES[name]) if name in LARGE_SIZES else OP_SIZES
 
 
 def problem(name: str, sizes: Sizes, device: str = "cpu") -> Problem:

@@ -182,9 +182,9 @@ def _gather(draw: Draw) -> Arguments:
 
 
 def _product_key(draw: Draw) -> Arguments:
-    """Half keys are as wide as a word, queries twice."""
+    """Half keys are as wide as a word, queries twice; k is no more than there are half keys."""
     query, half_keys = draw.normal("batch", "heads", 2, "word"), draw.normal("heads", 2, "slots", "word")
-    return {"query": query.flatten(-2), "half_keys": half_keys, "k": draw.sizes.k}
+    return {"query": query.flatten(-2), "half_keys": half_keys, "k": min(draw.sizes.k, draw.sizes.slots)}
 
 
 def _usage(draw: Draw) -> Arguments:

@@ -7,8 +7,9 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from memnets.kernels.cpu import product_key as cpu
 from memnets.ops import backend
-from memnets.ops.topk_address import topk_address_reference
+from memnets.ops.sequence import in_one_precision, place_obstacle
 
 
 def product_key_address(
@@ -30,27 +31,38 @@ def product_key_address(
         raise ValueError(f"a query takes both halves of a key: {2 * half} numbers wide, not {query.shape[2]}")
     if not 1 <= k <= side:
         raise ValueError(f"product keys need 1 <= k <= side, not k={k} with {side} half keys a side")
-    obstacles = {"triton": lambda: backend.triton_obstacle(query, half_keys)}
-    if backend.choose("product_key_address", obstacles) == "triton":
+    obstacles = {
+        "triton": lambda: backend.triton_obstacle(query, half_keys),
+        "cpu": lambda: _cpu_obstacle(query, half_keys) or _too_many(side),
+    }
+    chosen = backend.choose("product_key_address", obstacles)
+    if chosen == "triton":
         from memnets.kernels.triton import product_key as kernel
 
         return kernel.product_key_address(query, half_keys, k)
+    if chosen == "cpu":
+        scores, indices = in_one_precision(lambda given: cpu.address(given[0], given[1], k), (query, half_keys))
+        return scores, indices
     return product_key_address_reference(query, half_keys, k)
 
 
 def product_key_address_reference(query: Tensor, half_keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The same in plain PyTorch."""
-    halves = rearrange(query, "r h (two d) -> 1 (h two) r d", two=2)
-    keys = rearrange(half_keys, "h two n d -> 1 (h two) n d")
-    visible = torch.ones(1, halves.shape[2], keys.shape[2], dtype=torch.bool, device=query.device)
-    scores, places = topk_address_reference(halves, keys, visible, k)
-    first, second = rearrange(scores, "1 (h two) r k -> two r h k", two=2)
-    i, j = rearrange(places, "1 (h two) r k -> two r h k", two=2)
+    halves = rearrange(query, "r h (two d) -> r h two d", two=2)
+    scores, places = _best(torch.einsum("rhtd,htsd->rhts", halves, half_keys), k)
+    first, second = scores.unbind(2)
+    i, j = places.unbind(2)
     sums = (first[..., :, None] + second[..., None, :]).flatten(-2)
     slots, by_slot = (i[..., :, None] * half_keys.shape[2] + j[..., None, :]).flatten(-2).sort(-1)
     sums = sums.gather(-1, by_slot)  # lower slots come first, and stay so where sums are equal
-    best = torch.sort(sums.detach(), dim=-1, descending=True, stable=True).indices[..., :k]
-    return sums.gather(-1, best), slots.gather(-1, best)
+    best, places = _best(sums, k)
+    return best, slots.gather(-1, places)
+
+
+def _best(scores: Float[Tensor, "*rows n"], k: int) -> tuple[Float[Tensor, "*rows k"], Int[Tensor, "*rows k"]]:
+    """The k greatest, in order, and their places, of equal ones the lower first."""
+    places = torch.sort(scores.detach(), dim=-1, descending=True, stable=True).indices[..., :k]
+    return scores.gather(-1, places), places
 
 
 def weighted_gather(
@@ -65,11 +77,18 @@ def weighted_gather(
     Raises:
         BackendError: the backend asked for by name can't serve the call.
     """
-    obstacles = {"triton": lambda: backend.triton_obstacle(indices, values, weights, mixed=True)}
-    if backend.choose("weighted_gather", obstacles) == "triton":
+    obstacles = {
+        "triton": lambda: backend.triton_obstacle(indices, values, weights, mixed=True),
+        "cpu": lambda: _cpu_obstacle(indices, values, weights),
+    }
+    chosen = backend.choose("weighted_gather", obstacles)
+    if chosen == "triton":
         from memnets.kernels.triton import product_key as kernel
 
         return kernel.weighted_gather(values, weights, indices)
+    if chosen == "cpu":
+        (vectors,) = in_one_precision(lambda given: (cpu.gather(*given),), (values, weights, indices))
+        return vectors
     return weighted_gather_reference(values, weights, indices)
 
 
@@ -77,3 +96,18 @@ def weighted_gather_reference(values: Tensor, weights: Tensor, indices: Tensor) 
     """The same in plain PyTorch."""
     rows = values.index_select(0, indices.flatten()).view(*indices.shape, values.shape[1])
     return (weights[..., None] * rows).sum(-2)
+
+
+def _cpu_obstacle(*given: Tensor) -> str | None:
+    """Return why the C++ kernels can't serve these tensors, None if they can."""
+    if reason := place_obstacle(given):
+        return reason
+    if any(tensor.numel() == 0 for tensor in given):
+        return "there is nothing to run: the batch or the memory is empty"
+    if torch._C._are_functorch_transforms_active():
+        return "torch.func transforms can't look into it"
+    return backend.build_obstacle("product_key", cpu.register)
+
+
+def _too_many(side: int) -> str | None:
+    return f"there are more than 65536 half keys a side: {side}" if side > 65536 else None
