@@ -20,6 +20,7 @@ from memnets.memory.slots.compressive import CompressiveMemory
 from memnets.memory.slots.fast_weight import DeltaMemory
 from memnets.memory.slots.knn import KNNMemory
 from memnets.memory.slots.persistent import PersistentMemory
+from memnets.memory.slots.product_key import ProductKeyMemory
 from memnets.memory.slots.recurrent_tokens import RecurrentTokens
 from memnets.memory.slots.segment_cache import SegmentCache
 from memnets.memory.slots.tokens import MemoryTokens
@@ -34,6 +35,7 @@ MEMORIES = {
     "tokens": partial(MemoryTokens, num_tokens=3),
     "recurrent_tokens": partial(RecurrentTokens, num_tokens=3),
     "short_segments": partial(RecurrentTokens, num_tokens=2, segment_length=3),
+    "product_key": partial(ProductKeyMemory, num_slots=49, top_k=3, num_heads=2),
     "segment_cache": partial(SegmentCache, capacity=5),
     "segment_cache_differentiable": partial(SegmentCache, capacity=6, differentiable=True),
     "knn": partial(KNNMemory, capacity=5, top_k=2),
@@ -134,7 +136,7 @@ class TestLaws:
 class TestMemoryIsSeen:
     """Each memory changes the outputs where, and only where, it should."""
 
-    @pytest.mark.parametrize("kind", ["persistent", "tokens"])
+    @pytest.mark.parametrize("kind", ["persistent", "product_key", "tokens"])
     def test_learned_memory_reaches_every_step(self, kind):
         model = tiny(MEMORIES[kind], memory_layers=[0])
         owner = model.memory_tokens or model.memories["0"]

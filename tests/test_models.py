@@ -35,7 +35,7 @@ SMALL = {
     "capacity": 4,
     "top_k": 2,
     "num_tokens": 2,
-    "num_slots": 2,
+    "num_slots": 4,
 }
 BATCH, TIME = 3, 9
 

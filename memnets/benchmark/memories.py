@@ -33,6 +33,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "persistent 16": ("model=memory_transformer_persistent",),
     "memory tokens 16": ("model=memory_transformer_tokens",),
     "recurrent tokens 16": ("model=memory_transformer_recurrent_tokens",),
+    "product keys 262k": ("model=memory_transformer_product_key", "model.memory.num_slots=262144"),
     "segment cache 512": ("model=memory_transformer_segment_cache", "model.memory.capacity=512"),
 }
 """Overrides by name: the model's own file, sizes that matter here."""

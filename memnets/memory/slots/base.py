@@ -60,7 +60,15 @@ class Found(NamedTuple):
     values: Float[Tensor, "batch groups slots word"]
 
 
-Reading = Slots | Found | Tensor
+class Gathered(NamedTuple):
+    """A reading: vectors already read, and by what weights from which slots: each of the memory's heads chose k."""
+
+    vectors: Float[Tensor, "batch heads time word"]
+    weights: Float[Tensor, "batch reads time k"]
+    indices: Int[Tensor, "batch reads time k"]
+
+
+Reading = Slots | Found | Gathered | Tensor
 """What a memory answers: key-values still to be attended to, or vectors `[batch heads time word]`."""
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from memnets.contracts import Ratio
 from memnets.memory.attention_score import AttentionScore
 from memnets.memory.rotary import place_free
-from memnets.memory.slots.base import Found, Reading, Sizes, Slots, Window
+from memnets.memory.slots.base import Found, Gathered, Reading, Sizes, Slots, Window
 from memnets.ops.topk_address import gather_slots
 
 Values = Float[Tensor, "batch heads time word"]
@@ -201,8 +201,8 @@ def read_alone(
     window: Window, reading: Reading, score: AttentionScore | None
 ) -> tuple[Values, Float[Tensor, "#batch #heads time 1"] | None]:
     """What the memory alone answers, and 1 where it holds anything for a query, else 0; None: everywhere."""
-    if isinstance(reading, Tensor):
-        return reading, None
+    if isinstance(reading, Tensor | Gathered):
+        return reading.vectors if isinstance(reading, Gathered) else reading, None
     if isinstance(reading, Slots) and reading.visible is None and score is None:
         keys, values = per_query_head(reading.keys, window), per_query_head(reading.values, window)
         rows = window.query.shape[0]
@@ -235,10 +235,10 @@ def alone_weights(window: Window, reading: Slots | Found, score: AttentionScore 
 
 
 def weights_entropy(window: Window, reading: Reading, score: AttentionScore | None) -> dict[str, Ratio]:
-    """`entropy` of the weights within the memory, in nats, where it holds anything; nothing of vectors."""
+    """`entropy` of the weights within the memory, in nats, where it holds anything; nothing of bare vectors."""
     if isinstance(reading, Tensor):
         return {}
-    weights = alone_weights(window, reading, score)
+    weights = reading.weights.detach() if isinstance(reading, Gathered) else alone_weights(window, reading, score)
     return {"entropy": _entropy(weights, weights.sum(-1) > 0)}
 
 
