@@ -229,7 +229,7 @@ class TestReach:
         with_memory, without = (
             compose([f"experiment=memory_transformer_recall{suffix}"]).config for suffix in ("", "_without_memory")
         )
-        assert without["model"].pop("memory") is None
+        assert with_memory["model"].pop("memory_layers") == [1]
         assert with_memory["model"].pop("memory")["_target_"] == "memnets.memory.slots.knn.KNNMemory"
         assert {**without, "name": None} == {**with_memory, "name": None}
 
