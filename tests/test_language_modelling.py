@@ -26,7 +26,8 @@ from memnets.tasks.base import SPLITS
 from memnets.tasks.language_modelling import perplexity
 from memnets.tasks.text_counts import count_bigrams
 from memnets.tasks.text_tokens import Bytes, Words
-from memnets.training.evaluation import evaluate
+from memnets.training.distributed import Processes
+from memnets.training.evaluation import _batches, evaluate
 from memnets.training.logger import RunLogger
 
 
@@ -187,6 +188,18 @@ class TestEvaluationInStreams:
         for index in (-1, task.num_batches("test", 1)):
             with pytest.raises(IndexError, match=r"test has \d+ segments, none number"):
                 task.batch("test", index, 1, 0)
+
+    @pytest.mark.parametrize("streams", [None, 2])
+    def test_processes_together_count_every_batch_once(self, root, streams):
+        task = task_in(root, eval_streams=streams, eval_segment_length=10)
+        shares = [list(_batches(task, "test", 2, Processes(rank, 3, torch.device("cpu")))) for rank in range(3)]
+        assert len({len(share) for share in shares}) == 1, "a sharded model needs them to run as many"
+        counted = [batch for share in shares for batch, counts in share if counts]
+        expected = batches(task, "test", 2)
+        assert len(counted) == len(expected)
+        assert sum(int(batch.mask.sum()) for batch in counted) == len(ids_of(task, "test"))
+        if streams:
+            assert all(batch.inputs.equal(other.inputs) for batch, other in zip(counted, expected, strict=True))
 
     @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
     def test_two_processes_count_every_token_once(self, root, tmp_path, parallel):
