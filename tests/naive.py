@@ -139,6 +139,20 @@ def product_key_address(query, half_keys, k):
     return scores, indices
 
 
+def delta_rule(query, key, add, erase, decay, memory, chunk_size=None):
+    """Each step in its turn, in the matrix itself."""
+    memory, read = memory.copy(), np.zeros((*query.shape[:3], add.shape[-1]))
+    share = query.shape[1] // key.shape[1]
+    for b, t in np.ndindex(query.shape[0], query.shape[2]):
+        for h in range(query.shape[1]):
+            read[b, h, t] = memory[b, h // share].T @ query[b, h, t]
+        for g in range(key.shape[1]):
+            k, kept = key[b, g, t], 1.0 if decay is None else np.exp(decay[b, g, t])
+            memory[b, g] = kept * (np.eye(len(k)) - erase[b, g, t] * np.outer(k, k)) @ memory[b, g]
+            memory[b, g] += np.outer(k, add[b, g, t])
+    return read, memory
+
+
 def weighted_gather(values, weights, indices):
     vectors = np.zeros((*weights.shape[:2], values.shape[1]))
     for r, h, j in np.ndindex(weights.shape):

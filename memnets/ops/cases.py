@@ -15,6 +15,7 @@ from torch import Tensor
 
 from memnets.ops.allocation import allocation_weights, usage_after
 from memnets.ops.content_address import content_address, content_read
+from memnets.ops.delta_rule import delta_rule
 from memnets.ops.erase_add import erase_add, read, read_and_write
 from memnets.ops.linkage import follow_link, link_after, precedence_after
 from memnets.ops.lru_write import lru_write
@@ -72,6 +73,10 @@ class Draw:
     def positive(self, *axes: str, above: float = 0.0) -> Tensor:
         """Numbers greater than `above`."""
         return self._place(above + self._normal(axes).exp())
+
+    def negative(self, *axes: str | int) -> Tensor:
+        """Numbers less than 0."""
+        return self._place(-self._normal(axes).exp())
 
     def weights(self, *axes: str | int) -> Tensor:
         """Distributions along the last axis."""
@@ -230,6 +235,19 @@ def _link(draw: Draw) -> Arguments:
     }
 
 
+def _delta(draw: Draw, groups: str | int = "heads", **options: Any) -> Arguments:
+    """Values are as wide as there are slots."""
+    return {
+        "query": draw.normal("batch", "heads", "time", "word"),
+        "key": draw.normal("batch", groups, "time", "word"),
+        "add": draw.normal("batch", groups, "time", "slots"),
+        "erase": draw.unit("batch", groups, "time"),
+        "decay": None,
+        "memory": draw.normal("batch", groups, "word", "slots"),
+        **options,
+    }
+
+
 def _only(names: str, arguments: Arguments) -> Arguments:
     return {name: arguments[name] for name in names.split()}
 
@@ -317,6 +335,15 @@ OPS: dict[str, Op] = {
     ),
     "sparse_content_address": Op(sparse_content_address, {"": lambda draw: _content(draw) | {"k": draw.sizes.k}}),
     "lru_write": Op(lru_write, {"": _lru_write}),
+    "delta_rule": Op(
+        delta_rule,
+        {
+            "": _delta,
+            "decay": lambda draw: _delta(draw, decay=draw.negative("batch", "heads", "time")),
+            "heads_share": lambda draw: _delta(draw, 1, decay=draw.negative("batch", 1, "time")),
+            "two_chunks": lambda draw: _delta(draw, decay=draw.negative("batch", "heads", "time"), chunk_size=2),
+        },
+    ),
     "product_key_address": Op(product_key_address, {"": _product_key}, shared=("half_keys",)),
     "weighted_gather": Op(
         weighted_gather,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -33,14 +35,26 @@ def evaluate(
             index = first + group.rank
             batch = task.batch(split, min(index, num_batches - 1), batch_size, EVALUATION_SEED).to(group.device)
             with torch.autocast(group.device.type, torch.bfloat16, enabled=bfloat16):
-                outputs, _ = plain(model)(batch.inputs)
+                outputs, judged, _ = answers(plain(model), task, batch, None)
                 found = supporting_facts(plain(model), batch)
                 seen = plain(model).gauges(batch.inputs) if first == 0 else {}
-            for name, ratio in {**measures(task, outputs, batch), **found, **seen}.items():
+            for name, ratio in {**measures(task, outputs, judged), **found, **seen}.items():
                 counted = torch.stack(ratio).double() * (index < num_batches)
                 totals[name] = totals.get(name, torch.zeros_like(counted)) + counted
     model.train(was_training)
     return with_derived(task, {name: quotient(*group.sum(sums).tolist()) for name, sums in totals.items()})
+
+
+def answers(model: nn.Module, task: Task, batch: Batch, state: Any) -> tuple[Tensor, Batch, Any]:
+    """Return a model's outputs, the batch as they answer it, and the state after it.
+
+    Where the task judges labelled places by themselves and the model can, these are all that is computed.
+    """
+    if task.judges_places and plain(model).answers_places:
+        outputs, state = model(batch.inputs, state, batch.mask)
+        return outputs, batch.labelled(), state
+    outputs, state = model(batch.inputs, state)
+    return outputs, batch, state
 
 
 def measures(task: Task, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:
