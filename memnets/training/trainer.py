@@ -17,6 +17,7 @@ from memnets.contracts import Batch, Split, detach, from_named, named_tensors
 from memnets.models.base import SequenceModel
 from memnets.tasks.base import Task
 from memnets.training import checkpoint
+from memnets.training.carry import first_state
 from memnets.training.checkpoint import CheckpointError
 from memnets.training.clipping import clip_gradients
 from memnets.training.distributed import Processes, average_gradients, distribute, plain, without_sync
@@ -225,7 +226,7 @@ class Trainer:
 
     def _backward(self, batch: Batch, count: Tensor, last: bool) -> list[tuple[Batch, Tensor]]:
         """Add the gradient of a batch's share of the mean loss; return what was judged and its outputs."""
-        state = self._first_state(batch)
+        state = first_state(plain(self.model), self.carried if self.settings.carry_state else None, batch)
         parts = []
         for window in batch.windows(self.settings.bptt_length):
             with without_sync(self.model, last):
@@ -241,13 +242,6 @@ class Trainer:
         if len(parts) == 1 or self.task.judges_places:
             return parts
         return [(batch, torch.cat([outputs for _, outputs in parts], dim=1))]
-
-    def _first_state(self, batch: Batch) -> Any:
-        if not self.settings.carry_state or self.carried is None or batch.starts is None or batch.starts.all():
-            return None
-        if not batch.starts.any():
-            return self.carried
-        return plain(self.model).restart(self.carried, batch.starts)
 
     def _add_up(self, sums: dict[str, Tensor], norm: float) -> bool:
         """Add a step's metrics to the current row, the same in all processes; return whether any should stop."""
