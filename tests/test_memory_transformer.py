@@ -38,6 +38,7 @@ MEMORIES = {
     "segment_cache": partial(SegmentCache, capacity=5),
     "segment_cache_differentiable": partial(SegmentCache, capacity=6, differentiable=True),
     "knn": partial(KNNMemory, capacity=5, top_k=2),
+    "knn_age_key": partial(KNNMemory, capacity=5, top_k=2, age_key=True),
     "delta": DeltaMemory,
     "gated_delta": partial(DeltaMemory, gated=True),
     "compressive": CompressiveMemory,
