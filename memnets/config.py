@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from memnets.check import Checker, ConfigError, Problem, nearest
+from memnets.contracts import Spec
 from memnets.identity import run_name
 from memnets.models.base import SequenceModel
 from memnets.tasks.base import Task
@@ -130,7 +131,7 @@ def build(config: dict[str, Any]) -> Experiment:
     """
     task = _construct("task", config["task"])
     torch.manual_seed(config["seed"])
-    model = _construct("model", config["model"], spec=task.spec)
+    model = build_model(config, task.spec)
     settings = {name: _construct(name, _targeted(name, config.get(name))) for name in CLOSED}
     experiment = Experiment(
         name=run_name(config),
@@ -170,6 +171,16 @@ def _filled(node: Any, target: Any = None) -> Any:
         if isinstance(default, bool | int | float | str | list | None):
             filled.setdefault(name, default)
     return filled
+
+
+def build_model(config: dict[str, Any], spec: Spec) -> SequenceModel:
+    """Build the model of a configuration for a task's sizes.
+
+    Raises:
+        ConfigError: its constructor refuses its values, or can't read such inputs.
+    """
+    model: SequenceModel = _construct("model", config["model"], spec=spec)
+    return model
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

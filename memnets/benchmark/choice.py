@@ -65,12 +65,12 @@ def read_choice(words: Sequence[str]) -> Choice:
     return Choice(
         cases=_cases(values["case"]),
         named=bool(values["case"]),
-        batch=_numbers("batch", values["batch"]),
-        time=_numbers("time", values["time"]),
-        slots=_numbers("slots", values["slots"]),
-        threads=_numbers("threads", values["threads"]),
-        seconds=_seconds(values["seconds"]),
-        compiles=_one_of("compile", values["compile"], ("true", "false")) == "true",
+        batch=numbers("batch", values["batch"]),
+        time=numbers("time", values["time"]),
+        slots=numbers("slots", values["slots"]),
+        threads=numbers("threads", values["threads"]),
+        seconds=seconds(values["seconds"]),
+        compiles=one_of("compile", values["compile"], ("true", "false")) == "true",
         device=_device(values["device"]),
         csv=Path(values["csv"]) if values["csv"] else None,
     )
@@ -78,23 +78,38 @@ def read_choice(words: Sequence[str]) -> Choice:
 
 def _cases(text: str) -> list[str]:
     given = text.split(",") if text else names()
-    return [_one_of("case", name, names()) for name in given]
+    return [one_of("case", name, names()) for name in given]
 
 
-def _one_of(key: str, value: str, known: Sequence[str]) -> str:
+def one_of(key: str, value: str, known: Sequence[str]) -> str:
+    """Return a value that must be one of those known.
+
+    Raises:
+        UsageError: it isn't.
+    """
     if value not in known:
         raise UsageError(f"{key}={value}: choose from {', '.join(known)}")
     return value
 
 
-def _numbers(key: str, text: str) -> list[int]:
+def numbers(key: str, text: str) -> list[int]:
+    """Return whole numbers from 1 on, of a list with commas.
+
+    Raises:
+        UsageError: it is none.
+    """
     words = text.split(",") if text else []
     if not all(word.isdecimal() and int(word) > 0 for word in words):
         raise UsageError(f"{key}={text}: give whole numbers from 1 on, separated by commas")
     return [int(word) for word in words]
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """Return a number of seconds.
+
+    Raises:
+        UsageError: it is none.
+    """
     try:
         return float(text)
     except ValueError:
@@ -103,7 +118,7 @@ def _seconds(text: str) -> float:
 
 def _device(text: str) -> str:
     there = torch.cuda.is_available()
-    device = _one_of("device", text or ("cuda" if there else "cpu"), ("cpu", "cuda"))
+    device = one_of("device", text or ("cuda" if there else "cpu"), ("cpu", "cuda"))
     if device == "cuda" and not there:
         raise UsageError("device=cuda: torch finds no GPU")
     return device

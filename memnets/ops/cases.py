@@ -15,15 +15,17 @@ from torch import Tensor
 
 from memnets.ops.allocation import allocation_weights, usage_after
 from memnets.ops.content_address import content_address, content_read
+from memnets.ops.delta_rule import delta_rule
 from memnets.ops.erase_add import erase_add, read, read_and_write
 from memnets.ops.linkage import follow_link, link_after, precedence_after
 from memnets.ops.lru_write import lru_write
 from memnets.ops.masked_content import masked_content_address
 from memnets.ops.product_key import product_key_address, weighted_gather
+from memnets.ops.read_slots import gather_slots, read_slots
 from memnets.ops.shift_sharpen import circular_shift, interpolate, sharpen, shift_sharpen
 from memnets.ops.sparse_access import sparse_read, sparse_write
 from memnets.ops.sparse_content import sparse_content_address
-from memnets.ops.topk_address import gather_slots, topk_address
+from memnets.ops.topk_address import topk_address
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ class Draw:
         """Numbers greater than `above`."""
         return self._place(above + self._normal(axes).exp())
 
+    def negative(self, *axes: str | int) -> Tensor:
+        """Numbers less than 0."""
+        return self._place(-self._normal(axes).exp())
+
     def weights(self, *axes: str | int) -> Tensor:
         """Distributions along the last axis."""
         return self._place(self._normal(axes).softmax(-1))
@@ -83,6 +89,10 @@ class Draw:
     def slots(self, *axes: str | int) -> Tensor:
         """Indices of slots."""
         return self._place(torch.randint(self.sizes.slots, self._shape(axes), generator=self.generator))
+
+    def stamps(self, *axes: str, empty: bool = True) -> Tensor:
+        """Whole numbers below `slots`, with -1 among them if some are `empty`."""
+        return self._place(torch.randint(-empty, self.sizes.slots, self._shape(axes), generator=self.generator))
 
     def _shape(self, axes: tuple[str | int, ...]) -> list[int]:
         return [axis if isinstance(axis, int) else getattr(self.sizes, axis) for axis in axes]
@@ -139,12 +149,37 @@ def _access(draw: Draw) -> Arguments:
     return arguments | weights
 
 
-def _topk(draw: Draw, share: float) -> Arguments:
+def _topk(draw: Draw, key_heads: str | int = "heads") -> Arguments:
+    """Every query sees a range of stamps of its own: many slots, few, or none."""
     return {
         "query": draw.normal("batch", "heads", "time", "word"),
-        "keys": draw.normal("batch", "heads", "slots", "word"),
-        "visible": draw.mask("batch", "time", "slots", share=share),
+        "keys": draw.normal("batch", key_heads, "slots", "word"),
+        "stamps": draw.stamps("batch", "slots"),
+        "oldest": draw.stamps("batch", "time", empty=False),
+        "newest": draw.stamps("batch", "time", empty=False),
         "k": draw.sizes.k,
+        "decay": None,
+    }
+
+
+def _topk_of_all(draw: Draw) -> Arguments:
+    arguments = _topk(draw)
+    arguments["oldest"].fill_(-1)  # in place: views stay views
+    arguments["newest"].fill_(draw.sizes.slots)
+    return arguments
+
+
+def _topk_of_none(draw: Draw) -> Arguments:
+    arguments = _topk(draw)
+    arguments["newest"].fill_(-2)
+    return arguments
+
+
+def _read_slots(draw: Draw, key_heads: str | int = "heads") -> Arguments:
+    return {
+        "values": draw.normal("batch", key_heads, "slots", "word"),
+        "weights": draw.weights("batch", "heads", "time", "k"),
+        "indices": draw.slots("batch", "heads", "time", "k"),
     }
 
 
@@ -197,6 +232,19 @@ def _link(draw: Draw) -> Arguments:
         "precedence_weights": draw.weights("batch", "slots"),
         "write_weights": draw.weights("batch", "slots"),
         "read_weights": draw.weights("batch", "heads", "slots"),
+    }
+
+
+def _delta(draw: Draw, groups: str | int = "heads", **options: Any) -> Arguments:
+    """Values are as wide as there are slots."""
+    return {
+        "query": draw.normal("batch", "heads", "time", "word"),
+        "key": draw.normal("batch", groups, "time", "word"),
+        "add": draw.normal("batch", groups, "time", "slots"),
+        "erase": draw.unit("batch", groups, "time"),
+        "decay": None,
+        "memory": draw.normal("batch", groups, "word", "slots"),
+        **options,
     }
 
 
@@ -253,18 +301,20 @@ OPS: dict[str, Op] = {
     "topk_address": Op(
         topk_address,
         {
-            "all_visible": lambda draw: _topk(draw, share=1.0),
-            "some_visible": lambda draw: _topk(draw, share=0.4),
-            "none_visible": lambda draw: _topk(draw, share=0.0),
+            "all_visible": _topk_of_all,
+            "some_visible": _topk,
+            "none_visible": _topk_of_none,
+            "shared_keys": lambda draw: _topk(draw, key_heads=1),
+            "decay": lambda draw: _topk(draw) | {"decay": draw.unit("heads")},
         },
+        shared=("decay",),
     ),
+    "read_slots": Op(read_slots, {"": _read_slots, "shared_values": lambda draw: _read_slots(draw, key_heads=1)}),
     "gather_slots": Op(
         gather_slots,
         {
-            "": lambda draw: {
-                "values": draw.normal("batch", "heads", "slots", "word"),
-                "indices": draw.slots("batch", "heads", "time", "k"),
-            }
+            "": lambda draw: _only("values indices", _read_slots(draw)),
+            "shared_values": lambda draw: _only("values indices", _read_slots(draw, key_heads=1)),
         },
     ),
     "sparse_read": Op(
@@ -285,6 +335,15 @@ OPS: dict[str, Op] = {
     ),
     "sparse_content_address": Op(sparse_content_address, {"": lambda draw: _content(draw) | {"k": draw.sizes.k}}),
     "lru_write": Op(lru_write, {"": _lru_write}),
+    "delta_rule": Op(
+        delta_rule,
+        {
+            "": _delta,
+            "decay": lambda draw: _delta(draw, decay=draw.negative("batch", "heads", "time")),
+            "heads_share": lambda draw: _delta(draw, 1, decay=draw.negative("batch", 1, "time")),
+            "two_chunks": lambda draw: _delta(draw, decay=draw.negative("batch", "heads", "time"), chunk_size=2),
+        },
+    ),
     "product_key_address": Op(product_key_address, {"": _product_key}, shared=("half_keys",)),
     "weighted_gather": Op(
         weighted_gather,

@@ -42,8 +42,9 @@ def product_key_address_reference(query: Tensor, half_keys: Tensor, k: int) -> t
     """The same in plain PyTorch."""
     halves = rearrange(query, "r h (two d) -> 1 (h two) r d", two=2)
     keys = rearrange(half_keys, "h two n d -> 1 (h two) n d")
-    visible = torch.ones(1, halves.shape[2], keys.shape[2], dtype=torch.bool, device=query.device)
-    scores, places = topk_address_reference(halves, keys, visible, k)
+    stamps = torch.zeros(1, keys.shape[2], dtype=torch.long, device=query.device)
+    of_all = torch.zeros(1, halves.shape[2], dtype=torch.long, device=query.device)
+    scores, places = topk_address_reference(halves, keys, stamps, of_all, of_all, k)
     first, second = rearrange(scores, "1 (h two) r k -> two r h k", two=2)
     i, j = rearrange(places, "1 (h two) r k -> two r h k", two=2)
     sums = (first[..., :, None] + second[..., None, :]).flatten(-2)

@@ -44,6 +44,12 @@ class Task(ABC):
 
     solved: ClassVar[Criterion | None] = None
 
+    judges_places: ClassVar[bool] = False
+    """Whether loss and metrics judge each labelled place by itself. Then a model may leave out all other outputs, which
+    saves most of the work where few of many steps are asked for and there are thousands of classes: outputs and batch
+    come as rows of one step, a row per label (`Batch.labelled`).
+    """
+
     @property
     def chance(self) -> dict[str, float]:
         """Levels of guessing by metric: every class at random. {} where they aren't known, or hang on lengths drawn."""

@@ -43,6 +43,7 @@ class MQAR(TokenTask):
 
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy",)
     solved: ClassVar[Criterion | None] = Criterion("accuracy", 0.99, "max")
+    judges_places: ClassVar[bool] = True
 
     length: int = 64
     num_pairs: int = 4

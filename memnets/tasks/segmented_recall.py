@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from einops import rearrange
@@ -30,6 +31,8 @@ class SegmentedRecall(RecallTask):
     Attributes:
         pairs_per_segment: pairs bound in each segment.
     """
+
+    judges_places: ClassVar[bool] = True
 
     pairs_per_segment: int = 2
 

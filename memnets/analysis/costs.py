@@ -1,0 +1,109 @@
+"""What a Transformer's memories cost, as records: what `scripts/memory_costs.py` measures, its CSV, its table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from memnets.analysis.rows import RecordError, read_rows, write_rows
+from memnets.analysis.tables import plain
+
+COSTS = "memory_costs.csv"
+"""The table of a folder of results that holds these records."""
+
+
+@dataclass(frozen=True)
+class CostRecord:
+    """A training step, forward and backward, with a memory and without: the fields are the CSV's columns.
+
+    Attributes:
+        memory: what it is called, such as `knn 8192`.
+        state: `fresh`: sequences begin with the step; `carried`: they go on, windows and memories are full.
+        plain_ms: the same decoder without a memory, in turns with it; the best of many, as `memory_ms`.
+        ratio: memory_ms / plain_ms.
+        peak_mb: most memory that a process of its own held while it made such steps, beyond what it held before.
+        plain_peak_mb: the same without a memory.
+        model: the overrides that make the model.
+    """
+
+    memory: str
+    state: str
+    threads: int
+    plain_ms: float
+    memory_ms: float
+    ratio: float
+    plain_peak_mb: float
+    peak_mb: float
+    model: str
+    device: str
+    torch: str
+    command: str
+    commit: str
+    date: str
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What one table holds once."""
+        return self.memory, self.state, self.threads, self.device
+
+
+COLUMNS = tuple(field.name for field in fields(CostRecord))
+_TYPES = get_type_hints(CostRecord)
+_SHOWN = {
+    "memory": "memory",
+    "state": "state",
+    "without ms": "plain_ms",
+    "with ms": "memory_ms",
+    "ratio": "ratio",
+    "without MB": "plain_peak_mb",
+    "with MB": "peak_mb",
+}
+
+
+def read_costs(path: Path) -> list[CostRecord]:
+    """Return the records of a table; none if there is no such file.
+
+    Raises:
+        RecordError: other columns than `COLUMNS`, or an entry that is no number where one belongs.
+    """
+    return [_record(path, line, row) for line, row in enumerate(read_rows(path, COLUMNS), start=2)]
+
+
+def add_costs(path: Path, new: Sequence[CostRecord]) -> None:
+    """Merge records into a table: a new one takes the place of the old one of its key.
+
+    Raises:
+        RecordError: the table can't be read.
+    """
+    merged = {record.key: record for record in [*read_costs(path), *new]}
+    write_rows(path, COLUMNS, merged.values())
+
+
+def cost_tables(results: Path) -> dict[str, Path]:
+    """Return a folder's table of costs by name, if there is one."""
+    path = results / COSTS
+    return {path.stem: path} if path.exists() else {}
+
+
+def render_costs(records: Sequence[CostRecord]) -> str:
+    """Return the records in Markdown, and the commands that made them."""
+    head = ["| " + " | ".join(_SHOWN) + " |", "|---|---|" + "---:|" * (len(_SHOWN) - 2)]
+    body = ["| " + " | ".join(_cell(getattr(record, name)) for name in _SHOWN.values()) + " |" for record in records]
+    origins = dict.fromkeys(
+        f"- `{each.command}` at {each.commit}, {each.date}, {each.device}, {each.threads} thread(s), torch {each.torch}"
+        for each in records
+    )
+    return "\n".join([*head, *body, "", *origins])
+
+
+def _cell(value: str | float) -> str:
+    return value if isinstance(value, str) else plain(float(f"{value:.3g}"))
+
+
+def _record(path: Path, line: int, row: dict[str, str]) -> CostRecord:
+    try:
+        return CostRecord(**{name: _TYPES[name](text) for name, text in row.items()})
+    except ValueError as error:
+        raise RecordError(f"{path}:{line}: {error}; measure it again") from error
