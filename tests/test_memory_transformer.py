@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from itertools import pairwise
 
@@ -266,3 +267,23 @@ def test_recall_beyond_the_window_needs_the_memory(suffix, seed, tmp_path):
     batches = [experiment.task.batch("test", index, 64, 0) for index in range(experiment.task.num_batches("test", 64))]
     count, chance = sum(int((batch.groups == 2).sum()) for batch in batches), experiment.task.chance
     assert scores["remote_accuracy"] <= chance + 3 * (chance * (1 - chance) / count) ** 0.5
+
+
+@pytest.mark.parametrize("bptt_length", [None, 16])
+def test_training_on_labelled_places_equals_training_on_all(bptt_length, tmp_path, monkeypatch):
+    rows = {}
+    for places in (True, False):
+        monkeypatch.setattr(MemoryTransformer, "answers_places", places)
+        overrides = ["experiment=memory_transformer_recall", "logger.progress=none", "trainer.max_steps=6"]
+        more = ["trainer.log_every=2", "trainer.eval_every=3", "task.eval_sequences=32"]
+        config = with_defaults(compose([*overrides, *more, f"trainer.bptt_length={bptt_length or 'null'}"]).config)
+        check(config)
+        experiment, folder = build(config), tmp_path / str(places)
+        folder.mkdir()
+        trainer = make_trainer(experiment, folder, RunLogger(folder, experiment.logger, config), ALONE)
+        trainer.fit()
+        rows[places] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows[True]) == len(rows[False]) > 4
+    for one, other in zip(rows[True], rows[False], strict=True):
+        assert one.pop("split") == other.pop("split")
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-6)

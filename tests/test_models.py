@@ -172,6 +172,16 @@ class TestContract:
             changed, _ = outputs_of(model, torch.cat([inputs[:, :cut], others[:, cut:]], 1))
             assert_close(changed[:, :cut], outputs[:, :cut], rtol=1e-9, atol=1e-12)
 
+    @every_sequence_model
+    def test_places_asked_for_are_those_of_all_outputs(self, model, kind):
+        if not model.answers_places:
+            pytest.skip("answers every step")
+        inputs, where = inputs_of(kind), torch.rand(BATCH, TIME, generator=torch.Generator().manual_seed(1)) < 0.4
+        outputs, state = model(inputs)
+        asked, after = model(inputs, None, where)
+        assert_close(asked, outputs[where][:, None])
+        assert_close(named_tensors(after), named_tensors(state), rtol=0, atol=0)
+
     @every_model
     @pytest.mark.parametrize("training", [True, False])
     def test_remembers_nothing_on_self(self, model, kind, training):

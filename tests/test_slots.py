@@ -14,6 +14,8 @@ from torch.testing import assert_close
 
 from memnets.contracts import named_tensors
 from memnets.memory.slots.base import Memory, Sizes, Slots, Window, unit_length
+from memnets.memory.slots.compressive import CompressiveMemory
+from memnets.memory.slots.fast_weight import DeltaMemory
 from memnets.memory.slots.integration import JointSoftmax, attend
 from memnets.memory.slots.knn import KNNMemory
 from memnets.memory.slots.persistent import PersistentMemory
@@ -243,7 +245,7 @@ class TestMemoryTokens:
             MemoryTokens(SIZES, num_tokens=0)
 
 
-@pytest.mark.parametrize("kind", [KNNMemory, PersistentMemory, MemoryTokens])
+@pytest.mark.parametrize("kind", [KNNMemory, PersistentMemory, MemoryTokens, DeltaMemory, CompressiveMemory])
 def test_reset_of_no_row_changes_nothing(kind):
     memory = kind(SIZES)
     assert isinstance(memory, Memory)

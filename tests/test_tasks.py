@@ -66,6 +66,16 @@ def batches(task, split="test"):
 
 
 class TestContract:
+    def test_places_judged_by_themselves_give_the_same(self, task):
+        """Outputs of labelled places alone, a row each, cost and score what all outputs do."""
+        for batch in batches(task) if task.judges_places else []:
+            outputs = torch.randn(*batch.mask.shape, task.spec.output_size).double()
+            outputs = torch.where(batch.targets[..., None] % 2 == 0, outputs, task.oracle(batch).double())
+            alone, labelled = outputs[batch.mask][:, None], batch.labelled()
+            assert labelled.mask.all()
+            assert_close(task.loss(alone, labelled), task.loss(outputs, batch))
+            assert task.metrics(alone, labelled) == task.metrics(outputs, batch)
+
     def test_oracle_is_perfect(self, task):
         for name, test_set in task.test_sets().items():
             totals = {}

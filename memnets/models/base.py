@@ -26,6 +26,11 @@ class SequenceModel(nn.Module, ABC):
     state_grows: ClassVar[bool] = False
     """Whether the state's tensors get longer along axes behind the first as steps go by."""
 
+    answers_places: ClassVar[bool] = False
+    """Whether `forward` takes a third argument, `where [batch time]`, and then returns the outputs of the marked steps
+    alone, `[places 1 output_size]`, in the order of `outputs[where]`.
+    """
+
     @property
     def head(self) -> nn.Linear:
         """The last layer, `self.output`: from a vector for each step to the outputs.

@@ -44,6 +44,12 @@ class Task(ABC):
 
     solved: ClassVar[Criterion | None] = None
 
+    judges_places: ClassVar[bool] = False
+    """Whether loss and metrics judge each labelled place by itself. Then a model may leave out all other outputs, which
+    saves most of the work where few of many steps are asked for and there are thousands of classes: outputs and batch
+    come as rows of one step, a row per label (`Batch.labelled`).
+    """
+
     @property
     def vocabulary(self) -> Sequence[str]:
         """Words by id, for tasks of words: lets pictures show text. Id 0 is padding."""

@@ -49,6 +49,7 @@ class SegmentedRecall(Task):
 
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "local_accuracy", "remote_accuracy")
     solved: ClassVar[Criterion | None] = Criterion("remote_accuracy", 0.95, "max")
+    judges_places: ClassVar[bool] = True
 
     num_segments: int = 4
     segment_length: int = 16

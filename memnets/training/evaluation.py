@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +34,11 @@ def evaluate(
     with torch.no_grad():
         for number, (batch, counts) in enumerate(_batches(task, split, batch_size, group)):
             with torch.autocast(group.device.type, torch.bfloat16, enabled=bfloat16):
-                outputs, state = plain(model)(batch.inputs, first_state(plain(model), state, batch))
+                before = first_state(plain(model), state, batch)
+                outputs, judged, state = answers(plain(model), task, batch, before)
                 found = supporting_facts(plain(model), batch)
                 seen = plain(model).gauges(batch.inputs) if number == 0 else {}
-            for name, ratio in {**measures(task, outputs, batch), **found, **seen}.items():
+            for name, ratio in {**measures(task, outputs, judged), **found, **seen}.items():
                 counted = torch.stack(ratio).double() * counts
                 totals[name] = totals.get(name, torch.zeros_like(counted)) + counted
     model.train(was_training)
@@ -54,6 +56,18 @@ def _batches(task: Task, split: Split, batch_size: int, group: Processes) -> Ite
         index = first + (group.rank if in_turn else 0)
         batch = task.batch(split, min(index, num_batches - 1), batch_size, EVALUATION_SEED).to(group.device)
         yield batch, index < num_batches if in_turn else group.leads
+
+
+def answers(model: nn.Module, task: Task, batch: Batch, state: Any) -> tuple[Tensor, Batch, Any]:
+    """Return a model's outputs, the batch as they answer it, and the state after it.
+
+    Where the task judges labelled places by themselves and the model can, these are all that is computed.
+    """
+    if task.judges_places and plain(model).answers_places:
+        outputs, state = model(batch.inputs, state, batch.mask)
+        return outputs, batch.labelled(), state
+    outputs, state = model(batch.inputs, state)
+    return outputs, batch, state
 
 
 def measures(task: Task, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:

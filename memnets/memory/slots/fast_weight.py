@@ -107,7 +107,7 @@ class EntryGate(nn.Module):
         self, keys: Float[Tensor, "batch groups time word"], values: Float[Tensor, "batch groups time word"]
     ) -> Float[Tensor, "batch groups time"]:
         """Logits."""
-        return (keys @ self.key[..., None] + values @ self.value[..., None])[..., 0] + self.bias
+        return (keys * self.key[:, None] + values * self.value[:, None]).sum(-1) + self.bias
 
 
 def num_idle(window: Window) -> int:
