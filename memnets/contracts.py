@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -71,6 +71,15 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """Return the batch with all its tensors on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def labelled(self) -> Batch:
+        """Return the places the loss counts at as rows of one step, in the order of `targets[mask]`; without inputs."""
+
+        def pick(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[self.mask][:, None]
+
+        picked = [pick(part) for part in (self.targets, self.mask, self.groups)]
+        return Batch(None, *cast(list[Tensor], picked))
 
     def windows(self, length: int | None) -> Iterator[Batch]:
         """Cut the batch along time into pieces of at most `length` steps; None, or a story, gives it whole."""

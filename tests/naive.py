@@ -83,11 +83,15 @@ def erase_add(memory, weights, erase, add):
     return written
 
 
-def topk_address(query, keys, visible, k):
+def topk_address(query, keys, stamps, oldest, newest, k, decay=None):
     scores = np.full((*query.shape[:3], k), -np.inf)
     indices = np.full(scores.shape, -1)
     for b, h, t in np.ndindex(query.shape[:3]):
-        ranked = sorted((-(query[b, h, t] @ keys[b, h, n]), n) for n in range(keys.shape[2]) if visible[b, t, n])
+        held = keys[b, h * keys.shape[1] // query.shape[1]]
+        seen = [n for n in range(len(held)) if oldest[b, t] <= stamps[b, n] <= newest[b, t]]
+        loss = 0 if decay is None else decay[h] * (newest[b, t] - stamps[b])
+        score = held @ query[b, h, t] - loss
+        ranked = sorted((-score[n], n) for n in seen)
         for place, (negative, slot) in enumerate(ranked[:k]):
             scores[b, h, t, place], indices[b, h, t, place] = -negative, slot
     return scores, indices
@@ -96,8 +100,16 @@ def topk_address(query, keys, visible, k):
 def gather_slots(values, indices):
     rows = np.zeros((*indices.shape, values.shape[-1]))
     for b, h, t, j in np.ndindex(indices.shape):
-        rows[b, h, t, j] = values[b, h, indices[b, h, t, j]]
+        rows[b, h, t, j] = values[b, h * values.shape[1] // indices.shape[1], indices[b, h, t, j]]
     return rows
+
+
+def read_slots(values, weights, indices):
+    vectors = np.zeros((*weights.shape[:3], values.shape[-1]))
+    for b, h, t, j in np.ndindex(weights.shape):
+        group = h * values.shape[1] // weights.shape[1]
+        vectors[b, h, t] += weights[b, h, t, j] * values[b, group, indices[b, h, t, j]]
+    return vectors
 
 
 def sparse_read(memory, weights, indices):

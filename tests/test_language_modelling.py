@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections import Counter
 from itertools import pairwise
 
@@ -12,16 +14,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from text_example import task_in, text, write_text
-from tiny import ALONE
+from tiny import ALONE, ROOT
 from torch.testing import assert_close
 
 from memnets.config import build, compose, with_defaults
+from memnets.evaluate import Evaluation, evaluate_checkpoint
 from memnets.launch import make_trainer
+from memnets.models.base import SequenceModel
 from memnets.models.lstm import LSTM
 from memnets.tasks.base import SPLITS
 from memnets.tasks.language_modelling import perplexity
 from memnets.tasks.text_counts import count_bigrams
 from memnets.tasks.text_tokens import Bytes, Words
+from memnets.training.distributed import Processes
+from memnets.training.evaluation import _batches, evaluate
 from memnets.training.logger import RunLogger
 
 
@@ -133,6 +139,102 @@ class TestEvaluation:
         assert bytes(batch.targets[batch.mask].tolist()) == text(40, 2).encode()[: batch.mask.sum()]
 
 
+class TestEvaluationInStreams:
+    @given(st.integers(1, 300), st.integers(1, 40), st.sampled_from(["validation", "test"]))
+    def test_every_token_is_scored_once_in_the_order_of_its_stream(self, root, length, streams, split):
+        task = task_in(root, eval_segment_length=length, eval_streams=streams)
+        whole, read = ids_of(task, split), [[] for _ in range(streams)]
+        found = batches(task, split, 7)
+        for number, batch in enumerate(found):
+            assert batch.inputs.shape == batch.targets.shape == batch.mask.shape == (streams, length)
+            assert batch.starts.tolist() == [number == 0] * streams
+            for stream, *row in zip(
+                read, batch.inputs.tolist(), batch.targets.tolist(), batch.mask.tolist(), strict=True
+            ):
+                stream += [(before, token) for before, token, counts in zip(*row, strict=True) if counts]
+        assert [token for stream in read for _, token in stream] == whole
+        assert [before for stream in read for before, _ in stream] == [0, *whole[:-1]]
+        assert {len(stream) for stream in read} <= {len(whole) // streams, len(whole) // streams + 1}
+        assert all(batch.mask.all() for batch in found[:-1]), "only the last segment is filled up"
+        assert found[-1].mask.any()
+
+    def test_is_that_of_the_whole_text_read_at_once(self, root):
+        ids = ids_of(task_in(root), "test")
+        for streams, size in ((1, 5), (4, 64)):
+            task = task_in(root, eval_streams=streams, eval_segment_length=13)
+            model = LSTM(task.spec, 8, 1, 8).double()
+            total, bounds = 0.0, [len(ids) * stream // streams for stream in range(streams + 1)]
+            for first, last in pairwise(bounds):
+                inputs = torch.tensor([[0, *ids][first:last]])
+                with torch.no_grad():
+                    logits = model(inputs)[0][0].log_softmax(-1)
+                total -= sum(float(logits[step, token]) for step, token in enumerate(ids[first:last]))
+            found = evaluate(model, task, "test", size, ALONE)
+            assert found["perplexity"] == pytest.approx(math.exp(total / len(ids)), rel=1e-6)
+
+    def test_carries_the_state_that_a_row_would_drop(self, root):
+        """A model that counts the steps it has read must reach the stream's length."""
+        task = task_in(root, eval_streams=2, eval_segment_length=10)
+        model = Counting(task.spec)
+        evaluate(model, task, "validation", 64, ALONE)
+        assert model.seen == [10 * (number + 1) for number in range(task.num_batches("validation", 64))]
+
+    def test_more_streams_than_tokens(self, root):
+        with pytest.raises(ValueError, match=r"test has \d+ tokens, too few for 5000 streams: lower task.eval_streams"):
+            task_in(root, eval_streams=5000).num_batches("test", 1)
+
+    def test_no_segment_after_the_last(self, root):
+        task = task_in(root, eval_streams=3)
+        for index in (-1, task.num_batches("test", 1)):
+            with pytest.raises(IndexError, match=r"test has \d+ segments, none number"):
+                task.batch("test", index, 1, 0)
+
+    @pytest.mark.parametrize("streams", [None, 2])
+    def test_processes_together_count_every_batch_once(self, root, streams):
+        task = task_in(root, eval_streams=streams, eval_segment_length=10)
+        shares = [list(_batches(task, "test", 2, Processes(rank, 3, torch.device("cpu")))) for rank in range(3)]
+        assert len({len(share) for share in shares}) == 1, "a sharded model needs them to run as many"
+        counted = [batch for share in shares for batch, counts, _ in share if counts]
+        assert [[last for *_, last in share].index(True) for share in shares] == [len(share) - 1 for share in shares]
+        expected = batches(task, "test", 2)
+        assert len(counted) == len(expected)
+        assert sum(int(batch.mask.sum()) for batch in counted) == len(ids_of(task, "test"))
+        if streams:
+            assert all(batch.inputs.equal(other.inputs) for batch, other in zip(counted, expected, strict=True))
+
+    @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+    def test_two_processes_count_every_token_once(self, root, tmp_path, parallel):
+        words = ["model=lstm", "task=language_modelling", f"task.data_root={root}", "task.segment_length=9"]
+        words += ["task.eval_streams=3", "task.eval_segment_length=10", "model.hidden_size=8", "trainer.batch_size=4"]
+        words += ["trainer.max_steps=1", "trainer.carry_state=true", "logger.progress=none", "runtime.pictures=false"]
+        words += ["runtime.device=cpu", f"runtime.parallel={parallel}", f"runtime.runs_dir={tmp_path}"]
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        done = subprocess.run(
+            [*start, ROOT / "scripts" / "train.py", *words], capture_output=True, text=True, timeout=180
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        (metrics,) = tmp_path.glob("*/metrics.jsonl")
+        together = json.loads(metrics.read_text().splitlines()[-1])
+        alone = evaluate_checkpoint(Evaluation(metrics.parent))["test"]
+        assert alone == pytest.approx({name: together[name] for name in alone}, rel=1e-6)
+
+
+class Counting(SequenceModel):
+    """Outputs that don't matter; its state is how many steps a row has seen."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.size, self.seen = spec.output_size, []
+
+    def initial_state(self, batch_size):
+        return torch.zeros(batch_size, 1)
+
+    def forward(self, inputs, state=None):
+        state = (self.initial_state(len(inputs)) if state is None else state) + inputs.shape[1]
+        self.seen.append(int(state[0]))
+        return torch.zeros(*inputs.shape, self.size), state
+
+
 class TestPerplexity:
     @pytest.mark.parametrize("size", [1, 2, 5])
     def test_is_that_of_the_whole_text_whatever_the_batches(self, root, size):
@@ -221,7 +323,7 @@ class TestUnknown:
         assert task_in(tmp_path, tokens=Bytes()).unknown_share("validation") == 0
 
 
-@pytest.mark.parametrize("field", ["segment_length", "eval_segment_length", "eval_context"])
+@pytest.mark.parametrize("field", ["segment_length", "eval_segment_length", "eval_context", "eval_streams"])
 def test_sizes_too_small(field):
-    with pytest.raises(ValueError, match=rf"LanguageModelling\.{field} must be at least [01], not -1"):
+    with pytest.raises(ValueError, match=rf"LanguageModelling\.{field} must be at least [01](, or null)?, not -1"):
         task_in("nowhere", **{field: -1})

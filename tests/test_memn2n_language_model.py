@@ -27,7 +27,7 @@ def model_of(vocab=6, **sizes):
 
 def logits_by_loop(model, tokens):
     """Every place on its own, every word embedded again for each."""
-    names = ("keys.weight", "values.weight", "age_keys", "age_values", "update", "answer")
+    names = ("keys.weight", "values.weight", "age_keys", "age_values", "update", "output.weight")
     keys, values, age_keys, age_values, update, answer = (
         np.array(dict(model.named_parameters())[name].tolist()) for name in names
     )

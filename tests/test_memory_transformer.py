@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from itertools import pairwise
 
@@ -39,6 +40,7 @@ MEMORIES = {
     "segment_cache": partial(SegmentCache, capacity=5),
     "segment_cache_differentiable": partial(SegmentCache, capacity=6, differentiable=True),
     "knn": partial(KNNMemory, capacity=5, top_k=2),
+    "knn_age_key": partial(KNNMemory, capacity=5, top_k=2, age_key=True),
     "delta": DeltaMemory,
     "gated_delta": partial(DeltaMemory, gated=True),
     "compressive": CompressiveMemory,
@@ -250,11 +252,14 @@ def test_stream_of_segments_equals_whole_sequences():
     assert_close(torch.cat(outputs, 1), expected, rtol=1e-9, atol=1e-12)
 
 
+RECALLS = ("", "_recurrent_tokens", "_delta", "_gated_delta", "_compressive")
+
+
 @pytest.mark.learning
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("suffix", ["", "_without_memory"])
-def test_recall_beyond_the_window_needs_the_memory(suffix, seed, tmp_path):
-    overrides = [f"experiment=memory_transformer_recall{suffix}", f"seed={seed}", "logger.progress=none"]
+@pytest.mark.parametrize("model", ["transformer", *(f"memory_transformer{kind}" for kind in RECALLS)])
+def test_recall_beyond_the_window_needs_the_memory(model, seed, tmp_path):
+    overrides = ["experiment=transformer_recall", f"model={model}", f"seed={seed}", "logger.progress=none"]
     config = with_defaults(compose(overrides).config)
     check(config)
     experiment = build(config)
@@ -262,9 +267,29 @@ def test_recall_beyond_the_window_needs_the_memory(suffix, seed, tmp_path):
     trainer.fit()
     scores = trainer.evaluate(experiment.task, "test")
     assert scores["local_accuracy"] >= 0.95
-    if not suffix:
+    if model != "transformer":
         assert scores["remote_accuracy"] >= 0.95
         return
     batches = [experiment.task.batch("test", index, 64, 0) for index in range(experiment.task.num_batches("test", 64))]
-    count, chance = sum(int((batch.groups == 2).sum()) for batch in batches), experiment.task.chance
+    count, chance = sum(int((batch.groups == 2).sum()) for batch in batches), experiment.task.chance["remote_accuracy"]
     assert scores["remote_accuracy"] <= chance + 3 * (chance * (1 - chance) / count) ** 0.5
+
+
+@pytest.mark.parametrize("bptt_length", [None, 16])
+def test_training_on_labelled_places_equals_training_on_all(bptt_length, tmp_path, monkeypatch):
+    rows = {}
+    for places in (True, False):
+        monkeypatch.setattr(MemoryTransformer, "answers_places", places)
+        overrides = ["experiment=memory_transformer_recall", "logger.progress=none", "trainer.max_steps=6"]
+        more = ["trainer.log_every=2", "trainer.eval_every=3", "task.eval_sequences=32"]
+        config = with_defaults(compose([*overrides, *more, f"trainer.bptt_length={bptt_length or 'null'}"]).config)
+        check(config)
+        experiment, folder = build(config), tmp_path / str(places)
+        folder.mkdir()
+        trainer = make_trainer(experiment, folder, RunLogger(folder, experiment.logger, config), ALONE)
+        trainer.fit()
+        rows[places] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows[True]) == len(rows[False]) > 4
+    for one, other in zip(rows[True], rows[False], strict=True):
+        assert one.pop("split") == other.pop("split")
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-6)

@@ -13,9 +13,10 @@ from omegaconf import OmegaConf
 from torch.testing import assert_close
 
 from memnets.contracts import Spec, Story, map_tensors, named_tensors
-from memnets.models.base import SequenceModel
+from memnets.models.base import SequenceModel, read_hidden
 from memnets.models.controller import LSTMController
 from memnets.models.lstm import LSTM
+from memnets.models.memn2n import MemN2N
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "model").glob("*.yaml"))
 SPECS = {
@@ -171,6 +172,16 @@ class TestContract:
             changed, _ = outputs_of(model, torch.cat([inputs[:, :cut], others[:, cut:]], 1))
             assert_close(changed[:, :cut], outputs[:, :cut], rtol=1e-9, atol=1e-12)
 
+    @every_sequence_model
+    def test_places_asked_for_are_those_of_all_outputs(self, model, kind):
+        if not model.answers_places:
+            pytest.skip("answers every step")
+        inputs, where = inputs_of(kind), torch.rand(BATCH, TIME, generator=torch.Generator().manual_seed(1)) < 0.4
+        outputs, state = model(inputs)
+        asked, after = model(inputs, None, where)
+        assert_close(asked, outputs[where][:, None])
+        assert_close(named_tensors(after), named_tensors(state), rtol=0, atol=0)
+
     @every_model
     @pytest.mark.parametrize("training", [True, False])
     def test_remembers_nothing_on_self(self, model, kind, training):
@@ -203,6 +214,17 @@ class TestContract:
     def test_every_parameter_gets_a_gradient(self, model, kind):
         check_gradients(model.train(), inputs_of(kind, time=3 * TIME))
 
+    @every_sequence_model
+    def test_outputs_are_its_head_s_of_what_read_hidden_returns(self, model, kind):
+        """Once, for all steps, and without a trace on the model."""
+        hidden, outputs, state = read_hidden(model, inputs_of(kind))
+        expected, after = outputs_of(model, inputs_of(kind))
+        assert hidden.shape == (BATCH, TIME, model.head.in_features)
+        assert outputs.equal(expected)
+        assert outputs.equal(model.head(hidden))
+        assert_close(named_tensors(state), named_tensors(after), rtol=0, atol=0)
+        assert not model.head._forward_pre_hooks
+
     @every_model
     def test_compiled_part_is_a_part(self, model, kind):
         assert any(part is model.compiled_part() for part in model.modules())
@@ -218,6 +240,11 @@ class TestLSTM:
         """Table 3 gives 1,352,969 for copy. Ours has two bias vectors a layer, no learned initial state."""
         sizes = [parameter.numel() for parameter in LSTM(Spec("vectors", 9, 8)).parameters()]
         assert sum(sizes) == 4 * 256 * (9 + 256 + 2) + 2 * 4 * 256 * (256 + 256 + 2) + 257 * 8
+
+
+def test_a_reader_of_stories_has_no_head():
+    with pytest.raises(TypeError, match=r"MemN2N does not end in a linear layer of each step, self\.output"):
+        read_hidden(MemN2N(SPECS["story"]), inputs_of("story"))
 
 
 def shapes(state):

@@ -11,8 +11,9 @@ from torch.testing import assert_close
 from memnets.ops.cases import OPS, Draw, Sizes
 from memnets.ops.content_address import content_address
 from memnets.ops.erase_add import erase_add, read
+from memnets.ops.read_slots import gather_slots, read_slots
 from memnets.ops.shift_sharpen import circular_shift, interpolate, sharpen, shift_sharpen
-from memnets.ops.topk_address import gather_slots, topk_address
+from memnets.ops.topk_address import topk_address
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -184,37 +185,63 @@ class TestReadWrite:
         assert_close(erase_add(**flipped), erase_add(**arguments))
 
 
+def sight(draw, all_visible=False):
+    """Stamps of slots, and what each query sees of them."""
+    arguments = OPS["topk_address"].calls["all_visible" if all_visible else "some_visible"](draw)
+    return arguments["stamps"], arguments["oldest"], arguments["newest"]
+
+
 class TestTopk:
     def test_ties_go_to_the_lower_slot(self):
         """With so many slots that a sort which isn't stable shows."""
-        visible = torch.rand(1, 1, 100) < 0.5
-        scores, indices = topk_address(torch.ones(1, 1, 1, 2), torch.ones(1, 1, 100, 2), visible, k=30)
-        assert indices.flatten().tolist() == visible.flatten().nonzero().flatten()[:30].tolist()
+        stamps = torch.randint(2, (1, 100))
+        one = torch.ones(1, 1, dtype=torch.long)
+        scores, indices = topk_address(torch.ones(1, 1, 1, 2), torch.ones(1, 1, 100, 2), stamps, one, one, k=30)
+        assert indices.flatten().tolist() == stamps.flatten().nonzero().flatten()[:30].tolist()
         assert scores.unique().tolist() == [2]
 
     @given(draws(), st.data())
     def test_best_first_and_only_visible(self, draw, data):
         query, keys = draw.normal("batch", "heads", "time", "word"), draw.normal("batch", "heads", "slots", "word")
-        visible = draw.mask("batch", "time", "slots")
+        stamps, oldest, newest = sight(draw)
+        visible = (oldest[..., None] <= stamps[:, None]) & (stamps[:, None] <= newest[..., None])
         k = data.draw(st.integers(1, draw.sizes.slots))
-        scores, indices = topk_address(query, keys, visible, k)
+        scores, indices = topk_address(query, keys, stamps, oldest, newest, k)
         found = scores > -torch.inf
         assert (scores[..., :-1] >= scores[..., 1:]).all()
         assert found.sum(-1).equal(visible.sum(-1).clamp_max(k)[:, None].expand(found.shape[:3]))
+        assert ((indices >= 0) & (indices < draw.sizes.slots)).all()
         seen = visible[:, None].expand(*found.shape[:3], -1).gather(-1, indices)
         assert seen[found].all()
 
     @pytest.mark.parametrize("k", [0, 4])
     def test_bounds_of_k(self, k):
+        one = torch.ones(1, 1, dtype=torch.long)
         with pytest.raises(ValueError, match=f"not k={k} with 3 slots"):
-            topk_address(torch.ones(1, 1, 1, 2), torch.ones(1, 1, 3, 2), torch.ones(1, 1, 3, dtype=torch.bool), k)
+            topk_address(torch.ones(1, 1, 1, 2), torch.ones(1, 1, 3, 2), one.expand(1, 3), one, one, k)
+
+    def test_heads_that_cannot_share(self):
+        one = torch.ones(1, 1, dtype=torch.long)
+        with pytest.raises(ValueError, match="a multiple of key heads, not 3 of 2"):
+            topk_address(torch.ones(1, 3, 1, 2), torch.ones(1, 2, 1, 2), one, one, one, 1)
+        for function, weights in ((read_slots, [torch.ones(1, 3, 1, 1)]), (gather_slots, [])):
+            with pytest.raises(ValueError, match="a multiple of key heads, not 3 of 2"):
+                function(torch.ones(1, 2, 1, 2), *weights, torch.zeros(1, 3, 1, 1, dtype=torch.long))
 
     @given(draws())
     def test_gathered_keys_give_the_scores(self, draw):
         query, keys = draw.normal("batch", "heads", "time", "word"), draw.normal("batch", "heads", "slots", "word")
-        visible = torch.ones(draw.sizes.batch, draw.sizes.time, draw.sizes.slots, dtype=torch.bool)
-        scores, indices = topk_address(query, keys, visible, draw.sizes.slots)
+        scores, indices = topk_address(query, keys, *sight(draw, all_visible=True), draw.sizes.slots)
         assert_close(torch.einsum("bhtw,bhtkw->bhtk", query, gather_slots(keys, indices)), scores)
+
+    def test_of_equal_keys_the_newest_comes_first_with_a_decay(self):
+        stamps, word = torch.tensor([[3, 0, 5, 1, -1, 4]]), torch.ones(1, 1, 1, 2)
+        at = torch.tensor([[4]])
+        arguments = (word, word.expand(1, 1, 6, 2), stamps, 0 * at, at, 3)
+        assert topk_address(*arguments)[1].flatten().tolist() == [0, 1, 3]
+        scores, indices = topk_address(*arguments, torch.tensor([0.5]))
+        assert indices.flatten().tolist() == [5, 0, 3]
+        assert scores.flatten().tolist() == [2, 1.5, 0.5]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

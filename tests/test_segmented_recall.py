@@ -114,7 +114,7 @@ class TestMetrics:
     def test_blind_answers_are_at_chance_in_loss(self):
         batch = TASK.batch("test", 0, 50, seed=0)
         loss = TASK.loss(torch.zeros(50, 64, 32), batch) / batch.mask.sum()
-        assert loss.item() == pytest.approx(torch.tensor(1 / TASK.chance).log().item())
+        assert loss.item() == pytest.approx(torch.tensor(1 / TASK.chance["accuracy"]).log().item())
 
 
 class TestStream:

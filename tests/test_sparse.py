@@ -52,7 +52,15 @@ def equal(pair):
     return [a.equal(b) for a, b in zip(*pair, strict=True)]
 
 
+def sight(batch, time, slots, share):
+    """Stamps, and the range of them that all queries of a row see: `share` of the slots."""
+    stamps = torch.randint(1000, (batch, slots), device=DEVICE)
+    newest = (1000 * torch.as_tensor(share, device=DEVICE)).long().expand(batch)[:, None].expand(batch, time) - 1
+    return stamps, torch.zeros_like(newest), newest
+
+
 class TestTopk:
+    @pytest.mark.parametrize("sharing", [1, 2])
     @pytest.mark.parametrize(
         ("sizes", "k", "dtype"),
         [
@@ -64,31 +72,35 @@ class TestTopk:
         ],
         ids=["blocks", "tiles_of_queries", "all_of_one_block", "all_of_two_blocks", "tiles_of_candidates"],
     )
-    def test_kernel_is_exact_where_many_scores_are_equal(self, sizes, k, dtype):
+    def test_kernel_is_exact_where_many_scores_are_equal(self, sizes, k, dtype, sharing):
         """The same slots in the same order, hidden ones too, and the same gradients, to the bit."""
         batch, heads, time, slots, word = sizes
-        query, keys = whole(batch, heads, time, word, dtype=dtype), whole(batch, heads, slots, word, dtype=dtype)
-        enough_in_one_row_only = torch.tensor([0.9, k / slots / 2], device=DEVICE)[:, None, None]
-        visible = torch.rand(batch, time, slots, device=DEVICE) < enough_in_one_row_only
-        assert all(equal(both(topk_address, query, keys, visible, k)))
+        query = whole(batch, heads * sharing, time, word, dtype=dtype)
+        keys = whole(batch, heads, slots, word, dtype=dtype)
+        enough_in_one_row_only = torch.tensor([0.9, k / slots / 2])
+        assert all(equal(both(topk_address, query, keys, *sight(batch, time, slots, enough_in_one_row_only), k)))
+
+    def test_kernel_is_exact_with_a_decay(self):
+        query, keys, decay = whole(2, 4, 9, 3), whole(2, 2, 140, 3), torch.tensor([0, 0.5, 1, 0.25]).double()
+        given = (query, keys, *sight(2, 9, 140, 0.8), 12, decay.to(DEVICE))
+        assert all(equal(both(topk_address, *given)))
 
     def test_ties_of_the_reference(self):
-        query, keys, visible = whole(2, 2, 3, 2), whole(2, 2, 40, 2), torch.rand(2, 3, 40) < 0.6
+        query, keys, given = whole(2, 4, 3, 2), whole(2, 2, 40, 2), sight(2, 3, 40, 0.6)
         with use_backend("reference"):
-            scores, indices = topk_address(query, keys, visible.to(DEVICE), k=11)
-        want_scores, want_indices = naive.topk_address(query.cpu().numpy(), keys.cpu().numpy(), visible.numpy(), 11)
+            scores, indices = topk_address(query, keys, *given, k=11)
+        want_scores, want_indices = naive.topk_address(*(each.cpu().numpy() for each in (query, keys, *given)), 11)
         assert scores.cpu().equal(torch.from_numpy(want_scores))
         assert indices.cpu().equal(torch.from_numpy(want_indices))
 
     @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # 0 times infinity, in the interpreter
     @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf], ids=str)
     def test_slots_exist_whatever_the_scores_are(self, value):
-        query, keys = torch.ones(1, 1, 2, 1), torch.randn(1, 1, 150, 1)
+        query, keys = torch.ones(1, 1, 2, 1, device=DEVICE), torch.randn(1, 1, 150, 1, device=DEVICE)
         keys[0, 0, 70:140] = value
         query[0, 0, 1] = value
-        visible = torch.ones(1, 2, 150, dtype=torch.bool)
         with use_backend("triton"):
-            scores, indices = topk_address(query.to(DEVICE), keys.to(DEVICE), visible.to(DEVICE), k=140)
+            scores, indices = topk_address(query, keys, *sight(1, 2, 150, 1.0), k=140)
         assert ((indices >= 0) & (indices < 150)).all()
         assert all(len(set(row)) == 140 for row in indices.flatten(0, 2).tolist())
         if value != -torch.inf:
@@ -97,8 +109,7 @@ class TestTopk:
 
     def test_only_chosen_keys_have_gradients(self):
         query, keys = torch.randn(1, 1, 5, 3, device=DEVICE), torch.randn(1, 1, 150, 3, device=DEVICE)
-        visible = torch.ones(1, 5, 150, dtype=torch.bool, device=DEVICE)
-        (scores, indices, _, d_keys), _ = both(topk_address, query, keys, visible, 2)
+        (scores, indices, _, d_keys), _ = both(topk_address, query, keys, *sight(1, 5, 150, 1.0), 2)
         assert scores.isfinite().all()
         assert set(d_keys.abs().sum(-1).flatten().nonzero().flatten().tolist()) <= set(indices.flatten().tolist())
 

@@ -66,6 +66,16 @@ def batches(task, split="test"):
 
 
 class TestContract:
+    def test_places_judged_by_themselves_give_the_same(self, task):
+        """Outputs of labelled places alone, a row each, cost and score what all outputs do."""
+        for batch in batches(task) if task.judges_places else []:
+            outputs = torch.randn(*batch.mask.shape, task.spec.output_size).double()
+            outputs = torch.where(batch.targets[..., None] % 2 == 0, outputs, task.oracle(batch).double())
+            alone, labelled = outputs[batch.mask][:, None], batch.labelled()
+            assert labelled.mask.all()
+            assert_close(task.loss(alone, labelled), task.loss(outputs, batch))
+            assert task.metrics(alone, labelled) == task.metrics(outputs, batch)
+
     def test_oracle_is_perfect(self, task):
         for name, test_set in task.test_sets().items():
             totals = {}
@@ -88,6 +98,18 @@ class TestContract:
                 found[metric] += float(total / count) / NUM_BATCHES if count else 0
         judged = [metric for metric in task.metric_names if not is_reference(metric)]
         assert all(abs(found[metric] - perfect(metric, found)) > 0.01 for metric in judged)
+
+    def test_guesses_are_at_chance(self, task):
+        """Random outputs, within five standard deviations of so many guesses."""
+        assert set(task.chance) <= set(task.metric_names)
+        random = torch.Generator().manual_seed(0)
+        totals = dict.fromkeys(task.chance, Ratio(0, 0))
+        for batch in batches(task) if task.chance else ():
+            found = task.metrics(torch.randn(task.oracle(batch).shape, generator=random), batch)
+            totals = {name: Ratio(*map(sum, zip(before, found[name], strict=True))) for name, before in totals.items()}
+        for name, chance in task.chance.items():
+            total, count = totals[name]
+            assert abs(total / count - chance) <= 5 * (chance * (1 - chance) / count) ** 0.5, name
 
     def test_no_outputs_move_a_reference_line(self, task):
         for batch in batches(task):
@@ -246,4 +268,5 @@ class TestBase:
 
 def test_every_configuration_was_found():
     paper = {"copy", "repeat_copy", "associative_recall", "ngrams", "priority_sort"}
-    assert paper | {"key_value_recall", "keep_n"} <= {path.stem for path in CONFIGS}
+    recall = {"key_value_recall", "keep_n", "segmented_recall", "mqar", "overwrite", "segmented_copy"}
+    assert paper | recall <= {path.stem for path in CONFIGS}

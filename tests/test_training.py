@@ -14,6 +14,7 @@ from memnets.config import build
 from memnets.contracts import detach
 from memnets.tasks.base import Criterion
 from memnets.training import checkpoint
+from memnets.training.carry import first_state
 from memnets.training.ema import MovingAverage
 from memnets.training.evaluation import EVALUATION_SEED, evaluate
 from memnets.training.schedule import Constant, Cosine, Halving, Warmup
@@ -272,12 +273,13 @@ class TestSettings:
         trainer = tiny_trainer(tmp_path, "trainer.carry_state=true")
         batch = trainer.task.batch("train", 0, 4, 0)
         starts = torch.tensor([True, False, False, True])
-        trainer.carried = trainer.model(batch.inputs)[1]
-        state = trainer._first_state(replace(batch, starts=starts))
+        carried = trainer.model(batch.inputs)[1]
+        state = first_state(trainer.model, carried, replace(batch, starts=starts))
         assert torch.equal(state.hidden[starts], torch.zeros_like(state.hidden[starts]))
-        assert torch.equal(state.hidden[~starts], trainer.carried.hidden[~starts])
-        assert trainer._first_state(replace(batch, starts=torch.zeros(4, dtype=torch.bool))) is trainer.carried
-        assert trainer._first_state(replace(batch, starts=None)) is None
+        assert torch.equal(state.hidden[~starts], carried.hidden[~starts])
+        assert first_state(trainer.model, carried, replace(batch, starts=torch.zeros(4, dtype=torch.bool))) is carried
+        assert first_state(trainer.model, carried, replace(batch, starts=torch.ones(4, dtype=torch.bool))) is None
+        assert first_state(trainer.model, carried, replace(batch, starts=None)) is None
 
     @pytest.mark.parametrize(
         ("schedule", "factors"),

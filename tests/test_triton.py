@@ -114,9 +114,9 @@ class TestOp:
     @pytest.mark.parametrize("op", KERNELS)
     def test_auto_takes_it_on_a_gpu_only(self, op):
         """The interpreter is a thousand times slower than the reference."""
-        case, expected = next(cases(op)), "triton" if DEVICE == "cuda" else "reference"
-        found, wanted = (results(case, backend, torch.float32) for backend in ("auto", expected))
-        assert all(a.equal(b) for a, b in zip(found, wanted, strict=True))
+        with launch.recorded(run=True) as launches:
+            results(next(cases(op)), "auto", torch.float32)
+        assert bool(launches) == (DEVICE == "cuda")
 
     @pytest.mark.parametrize("op", KERNELS)
     def test_says_what_it_cant_serve(self, op):

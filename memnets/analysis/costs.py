@@ -81,6 +81,12 @@ def add_costs(path: Path, new: Sequence[CostRecord]) -> None:
     write_rows(path, COLUMNS, merged.values())
 
 
+def cost_tables(results: Path) -> dict[str, Path]:
+    """Return a folder's table of costs by name, if there is one."""
+    path = results / COSTS
+    return {path.stem: path} if path.exists() else {}
+
+
 def render_costs(records: Sequence[CostRecord]) -> str:
     """Return the records in Markdown, and the commands that made them."""
     head = ["| " + " | ".join(_SHOWN) + " |", "|---|---|" + "---:|" * (len(_SHOWN) - 2)]

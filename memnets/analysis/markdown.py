@@ -17,7 +17,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from memnets.analysis.costs import COSTS, cost_tables, read_costs, render_costs
 from memnets.analysis.kernels import KERNELS, kernel_tables, read_kernels, render_kernels
+from memnets.analysis.memories import memory_tables, render_memories
 from memnets.analysis.pivot import pivot
 from memnets.analysis.records import Record, read_records, tables
 from memnets.analysis.tables import HEADER, cells, plain
@@ -49,7 +51,7 @@ def updated(path: Path, results: Path) -> str:
     Raises:
         MarkerError: a marker without its end, an end without its marker, or no such table in `results`.
     """
-    known = tables(results) | kernel_tables(results)
+    known = tables(results) | kernel_tables(results) | cost_tables(results) | memory_tables(results)
     text = path.read_text(encoding="utf-8")
     kept: list[str] = []
     opened = 0
@@ -58,7 +60,7 @@ def updated(path: Path, results: Path) -> str:
         if marker:
             _require(not opened, f"{path}:{line}: {content} stands inside the table of line {opened}")
             _require(marker[1] in known, f"{path}:{line}: no table {marker[1]!r} in {results} ({', '.join(known)})")
-            found = _rendered(known[marker[1]], marker[2], marker[3])
+            found = _rendered(marker[1], known[marker[1]], marker[2], marker[3])
             asked = marker[2] or marker[3]
             _require(bool(found), f"{path}:{line}: no line of {known[marker[1]]} is of {asked}")
             kept += [content, found]
@@ -84,8 +86,13 @@ def _require(condition: bool, message: str) -> None:
         raise MarkerError(message)
 
 
-def _rendered(path: Path, only: str | None, key: str | None) -> str:
+def _rendered(name: str, path: Path, only: str | None, key: str | None) -> str:
     """Return a table in Markdown, of one case or experiment or of all, or by a key; empty if there is none."""
+    if name in memory_tables(path.parent):
+        return render_memories(path.parent)
+    if path.name == COSTS:
+        costs = read_costs(path)
+        return render_costs(costs) if costs else ""
     if path.name == KERNELS:
         kernels = [line for line in read_kernels(path) if only in (None, line.case)]
         return render_kernels(kernels) if kernels else ""

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from memnets.analysis.costs import COSTS
 from memnets.analysis.groups import Group, group_runs
 from memnets.analysis.kernels import KERNELS
 from memnets.analysis.rows import RecordError, commit_of, device_of, read_rows, write_rows
@@ -146,7 +147,7 @@ def read_published(path: Path) -> dict[Key, str]:
 
 def tables(results: Path) -> dict[str, Path]:
     """Return a folder's tables of experiments by name."""
-    return {path.stem: path for path in sorted(results.glob("*.csv")) if path.name not in (PUBLISHED, KERNELS)}
+    return {path.stem: path for path in sorted(results.glob("*.csv")) if path.name not in (PUBLISHED, KERNELS, COSTS)}
 
 
 def commit(run: Run) -> str:

@@ -22,11 +22,17 @@ OP_SIZES = (
 )
 """The NTM paper's memory, and one of sparse access."""
 
-LARGE_SIZES = {
-    "product_key_address": Sizes(batch=2048, heads=4, slots=512, word=64, k=32),
-    "weighted_gather": Sizes(batch=2048, heads=1, slots=512**2, word=256, k=4 * 32),
-}
+SEARCH_SIZES = Sizes(batch=1, heads=1, slots=8192, word=64, time=512, k=32)
+"""A segment's queries of a memory beyond a Transformer's window."""
+HALF_KEY_SIZES = Sizes(batch=2048, heads=4, slots=512, word=64, k=32)
+GATHER_SIZES = Sizes(batch=2048, heads=1, slots=512**2, word=256, k=4 * 32)
 """A product-key memory of 512² slots, asked by 2048 steps: its search, and its values, all heads in one sum."""
+OWN_SIZES = dict.fromkeys(("topk_address", "read_slots"), (*OP_SIZES, SEARCH_SIZES)) | {
+    "product_key_address": (*OP_SIZES, HALF_KEY_SIZES),
+    "weighted_gather": (*OP_SIZES, GATHER_SIZES),
+}
+MOST_SCORES = 2**25
+"""What a reference that sorts all scores is given to sort."""
 
 
 def names() -> list[str]:
@@ -37,10 +43,9 @@ def names() -> list[str]:
 def sizes_of(name: str, batch: Sequence[int] = (), time: Sequence[int] = (), slots: Sequence[int] = ()) -> list[Sizes]:
     """Return the sizes at which a case is timed; lists that aren't empty take the place of its own values."""
     batch = batch or (BATCHES if name in STEPS else [BATCH] if name in STORY_STEPS else ())
-    own_sizes = STORY_SIZES if name in STORY_STEPS else [STEPS[name].sizes] if name in STEPS else _op_sizes(name)
     made = [
-        replace(own, batch=b, time=t, slots=n)
-        for own in own_sizes
+        replace(own, batch=b, time=t, slots=n, k=min(own.k, n))
+        for own in _own_sizes(name)
         for t in time or [own.time]
         for n in slots or [own.slots]
         for b in batch or [own.batch]
@@ -48,8 +53,10 @@ def sizes_of(name: str, batch: Sequence[int] = (), time: Sequence[int] = (), slo
     return list(dict.fromkeys(made))
 
 
-def _op_sizes(name: str) -> Sequence[Sizes]:
-    return (*OP_SIZES, LARGE_SIZES[name]) if name in LARGE_SIZES else OP_SIZES
+def _own_sizes(name: str) -> Sequence[Sizes]:
+    if name in STORY_STEPS:
+        return STORY_SIZES
+    return [STEPS[name].sizes] if name in STEPS else OWN_SIZES.get(name, OP_SIZES)
 
 
 def problem(name: str, sizes: Sizes, device: str = "cpu") -> Problem:
@@ -70,7 +77,9 @@ def op(name: str, sizes: Sizes, device: str) -> Problem:
     arguments = case.arguments(device=device)
     tensors = _tensors(arguments)
     inputs = [tensor.requires_grad_() for tensor in tensors if tensor.is_floating_point()]
-    with use_backend("reference"):
+    scores = sizes.batch * sizes.heads * sizes.time * sizes.slots if name == "topk_address" else 0
+    has_reference = scores <= MOST_SCORES
+    with use_backend("reference" if has_reference else "auto"):
         results = _tensors(case.function(**arguments))
     gradients = [torch.ones_like(result) for result in results if result.requires_grad]
 
@@ -89,7 +98,9 @@ def op(name: str, sizes: Sizes, device: str) -> Problem:
         bound(case.function),
         lambda: bound(torch.compile(case.function, dynamic=False)),
         fewest_bytes=nbytes(moved),
+        flops=None if has_reference else 2.0 * scores * sizes.word,
         owned=(*tensors, *gradients),
+        has_reference=has_reference,
     )
 
 

@@ -26,6 +26,23 @@ class SequenceModel(nn.Module, ABC):
     state_grows: ClassVar[bool] = False
     """Whether the state's tensors get longer along axes behind the first as steps go by."""
 
+    answers_places: ClassVar[bool] = False
+    """Whether `forward` takes a third argument, `where [batch time]`, and then returns the outputs of the marked steps
+    alone, `[places 1 output_size]`, in the order of `outputs[where]`.
+    """
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last layer, `self.output`: from a vector for each step to the outputs.
+
+        Raises:
+            TypeError: the model has none such.
+        """
+        output = getattr(self, "output", None)
+        if not isinstance(output, nn.Linear):
+            raise TypeError(f"{type(self).__name__} does not end in a linear layer of each step, self.output")
+        return output
+
     @abstractmethod
     def initial_state(self, batch_size: int) -> Any:
         """State before the first step."""
@@ -95,6 +112,24 @@ def trace(model: SequenceModel, inputs: Tensor) -> tuple[Tensor, list[Any]]:
         outputs.append(output)
         states.append(state)
     return torch.cat(outputs, dim=1), states
+
+
+def read_hidden(model: SequenceModel, inputs: Any, state: Any = None) -> tuple[Tensor, Tensor, Any]:
+    """What the model's head reads, `[batch time hidden]`, and then what the model returns: outputs and state.
+
+    A hook sees it, and is gone afterwards.
+    """
+    seen: list[Tensor] = []
+
+    def listen(head: nn.Module, arguments: tuple[Tensor]) -> None:
+        seen.append(arguments[0])
+
+    hook = model.head.register_forward_pre_hook(listen)
+    try:
+        outputs, state = model(inputs, state)
+    finally:
+        hook.remove()
+    return seen[-1], outputs, state
 
 
 def watch(model: SequenceModel, inputs: Tensor) -> tuple[Tensor, list[Any], dict[str, Tensor]]:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from memnets.contracts import Spec
 from memnets.memory.memory_network import PaddedEmbedding
@@ -57,18 +58,18 @@ class MemN2NLanguageModel(SequenceModel):
         check_spec(MemN2NLanguageModel, spec)
         _check(embedding_size, memory_size, num_hops)
         self.memory_size, self.num_hops = memory_size, num_hops
+        self.output = skip_init(nn.Linear, embedding_size, spec.output_size, bias=False)
         self.keys = PaddedEmbedding(spec.input_size + 1, embedding_size)
         self.values = PaddedEmbedding(spec.input_size + 1, embedding_size)
         self.age_keys = nn.Parameter(torch.empty(memory_size, embedding_size))
         self.age_values = nn.Parameter(torch.empty(memory_size, embedding_size))
         self.update = nn.Parameter(torch.empty(embedding_size, embedding_size))
-        self.answer = nn.Parameter(torch.empty(spec.output_size, embedding_size))
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=INIT_STD)
 
     def initial_state(self, batch_size: int) -> MemN2NLanguageModelState:
         """No word yet."""
-        nothing = torch.zeros(batch_size, self.memory_size - 1, dtype=torch.long, device=self.answer.device)
+        nothing = torch.zeros(batch_size, self.memory_size - 1, dtype=torch.long, device=self.update.device)
         return MemN2NLanguageModelState(nothing)
 
     def forward(
@@ -78,7 +79,7 @@ class MemN2NLanguageModel(SequenceModel):
         state = self.initial_state(len(inputs)) if state is None else state
         words = torch.cat([state.words, inputs + 1], dim=1)
         query = self._hops(words)
-        return query @ self.answer.T, MemN2NLanguageModelState(words[:, inputs.shape[1] :])
+        return self.output(query), MemN2NLanguageModelState(words[:, inputs.shape[1] :])
 
     def _hops(self, words: Int[Tensor, "batch words"]) -> Float[Tensor, "batch places embedding"]:
         """u^{K+1} of every place whose slots `words` holds."""

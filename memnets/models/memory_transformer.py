@@ -62,6 +62,7 @@ class MemoryTransformer(SequenceModel):
     """
 
     state_grows = True
+    answers_places = True
 
     def __init__(
         self,
@@ -123,9 +124,12 @@ class MemoryTransformer(SequenceModel):
         )
 
     def forward(
-        self, inputs: Shaped[Tensor, "batch time *width"], state: MemoryTransformerState | None = None
-    ) -> tuple[Float[Tensor, "batch time output"], MemoryTransformerState]:
-        """Logits at every step, and the state after the last."""
+        self,
+        inputs: Shaped[Tensor, "batch time *width"],
+        state: MemoryTransformerState | None = None,
+        where: Bool[Tensor, "batch time"] | None = None,
+    ) -> tuple[Float[Tensor, "rows steps output"], MemoryTransformerState]:
+        """Logits at every step, or `where` they are asked for, and the state after the last."""
         state = self.initial_state(inputs.shape[0]) if state is None else state
         hidden = self.widen(self.input(inputs))
         if self.token_shift is not None:
@@ -135,7 +139,9 @@ class MemoryTransformer(SequenceModel):
         for chunk in hidden.split(self._chunk_sizes(hidden.shape[1], state.position), dim=1):
             read, state = self._read(chunk, state)
             chunks.append(read)
-        return self.output(self.norm(torch.cat(chunks, dim=1))), state
+        read = torch.cat(chunks, dim=1)
+        read = read if where is None else read[where][:, None]
+        return self.output(self.norm(read)), state
 
     def gauges(self, inputs: Any, state: Any = None) -> dict[str, Ratio]:
         """What kinds and integrations find worth watching, by layer: `memory_0_gate`, say.

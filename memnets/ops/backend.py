@@ -102,7 +102,7 @@ def triton_obstacle(*tensors: Tensor | None, mixed: bool = False) -> str | None:
         return "tensors are of several floating dtypes"
     if given[0].numel() == 0:
         return "there is nothing to run: the batch or the memory is empty"
-    return _triton_missing(on_cpu=bool(elsewhere)) or _transformed()
+    return _triton_missing(on_cpu=bool(elsewhere)) or transform_obstacle()
 
 
 def _triton_missing(on_cpu: bool) -> str | None:
@@ -119,7 +119,8 @@ def _triton_missing(on_cpu: bool) -> str | None:
     return None
 
 
-def _transformed() -> str | None:
+def transform_obstacle() -> str | None:
+    """Return why no kernel can serve where a transform of torch.func holds, None where none does."""
     if torch._C._are_functorch_transforms_active():
         return "torch.func transforms can't look into it"
     return None

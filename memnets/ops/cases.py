@@ -21,10 +21,11 @@ from memnets.ops.linkage import follow_link, link_after, precedence_after
 from memnets.ops.lru_write import lru_write
 from memnets.ops.masked_content import masked_content_address
 from memnets.ops.product_key import product_key_address, weighted_gather
+from memnets.ops.read_slots import gather_slots, read_slots
 from memnets.ops.shift_sharpen import circular_shift, interpolate, sharpen, shift_sharpen
 from memnets.ops.sparse_access import sparse_read, sparse_write
 from memnets.ops.sparse_content import sparse_content_address
-from memnets.ops.topk_address import gather_slots, topk_address
+from memnets.ops.topk_address import topk_address
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,10 @@ class Draw:
         """Indices of slots."""
         return self._place(torch.randint(self.sizes.slots, self._shape(axes), generator=self.generator))
 
+    def stamps(self, *axes: str, empty: bool = True) -> Tensor:
+        """Whole numbers below `slots`, with -1 among them if some are `empty`."""
+        return self._place(torch.randint(-empty, self.sizes.slots, self._shape(axes), generator=self.generator))
+
     def _shape(self, axes: tuple[str | int, ...]) -> list[int]:
         return [axis if isinstance(axis, int) else getattr(self.sizes, axis) for axis in axes]
 
@@ -144,12 +149,37 @@ def _access(draw: Draw) -> Arguments:
     return arguments | weights
 
 
-def _topk(draw: Draw, share: float) -> Arguments:
+def _topk(draw: Draw, key_heads: str | int = "heads") -> Arguments:
+    """Every query sees a range of stamps of its own: many slots, few, or none."""
     return {
         "query": draw.normal("batch", "heads", "time", "word"),
-        "keys": draw.normal("batch", "heads", "slots", "word"),
-        "visible": draw.mask("batch", "time", "slots", share=share),
+        "keys": draw.normal("batch", key_heads, "slots", "word"),
+        "stamps": draw.stamps("batch", "slots"),
+        "oldest": draw.stamps("batch", "time", empty=False),
+        "newest": draw.stamps("batch", "time", empty=False),
         "k": draw.sizes.k,
+        "decay": None,
+    }
+
+
+def _topk_of_all(draw: Draw) -> Arguments:
+    arguments = _topk(draw)
+    arguments["oldest"].fill_(-1)  # in place: views stay views
+    arguments["newest"].fill_(draw.sizes.slots)
+    return arguments
+
+
+def _topk_of_none(draw: Draw) -> Arguments:
+    arguments = _topk(draw)
+    arguments["newest"].fill_(-2)
+    return arguments
+
+
+def _read_slots(draw: Draw, key_heads: str | int = "heads") -> Arguments:
+    return {
+        "values": draw.normal("batch", key_heads, "slots", "word"),
+        "weights": draw.weights("batch", "heads", "time", "k"),
+        "indices": draw.slots("batch", "heads", "time", "k"),
     }
 
 
@@ -182,9 +212,9 @@ def _gather(draw: Draw) -> Arguments:
 
 
 def _product_key(draw: Draw) -> Arguments:
-    """Half keys are as wide as a word, queries twice; k is no more than there are half keys."""
+    """Half keys are as wide as a word, queries twice."""
     query, half_keys = draw.normal("batch", "heads", 2, "word"), draw.normal("heads", 2, "slots", "word")
-    return {"query": query.flatten(-2), "half_keys": half_keys, "k": min(draw.sizes.k, draw.sizes.slots)}
+    return {"query": query.flatten(-2), "half_keys": half_keys, "k": draw.sizes.k}
 
 
 def _usage(draw: Draw) -> Arguments:
@@ -271,18 +301,20 @@ OPS: dict[str, Op] = {
     "topk_address": Op(
         topk_address,
         {
-            "all_visible": lambda draw: _topk(draw, share=1.0),
-            "some_visible": lambda draw: _topk(draw, share=0.4),
-            "none_visible": lambda draw: _topk(draw, share=0.0),
+            "all_visible": _topk_of_all,
+            "some_visible": _topk,
+            "none_visible": _topk_of_none,
+            "shared_keys": lambda draw: _topk(draw, key_heads=1),
+            "decay": lambda draw: _topk(draw) | {"decay": draw.unit("heads")},
         },
+        shared=("decay",),
     ),
+    "read_slots": Op(read_slots, {"": _read_slots, "shared_values": lambda draw: _read_slots(draw, key_heads=1)}),
     "gather_slots": Op(
         gather_slots,
         {
-            "": lambda draw: {
-                "values": draw.normal("batch", "heads", "slots", "word"),
-                "indices": draw.slots("batch", "heads", "time", "k"),
-            }
+            "": lambda draw: _only("values indices", _read_slots(draw)),
+            "shared_values": lambda draw: _only("values indices", _read_slots(draw, key_heads=1)),
         },
     ),
     "sparse_read": Op(

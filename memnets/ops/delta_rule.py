@@ -127,8 +127,8 @@ def _kept(decay: Tensor) -> _Kept:
     """Sums of logarithms over the steps between, never differences: -inf, too, is exact."""
     decay = decay.flatten(0, 1)
     size = decay.shape[-2]
-    later = torch.ones(size, size, dtype=torch.bool, device=decay.device).tril(-1)
-    between = torch.where(later, decay, 0.0).cumsum(-2)
+    earlier = torch.ones(size, size, dtype=torch.bool, device=decay.device).triu(1)
+    between = torch.where(earlier, decay.mT, 0.0).cumsum(-1).mT
     return _Kept(decay.cumsum(-2).exp(), between.exp().tril())
 
 
@@ -139,15 +139,13 @@ def _written(
 
     W = (I + A)⁻¹ (add - erase a_1..a_t K M_0), where A(t, s) = erase_t k_t · k_s a_(s+1)..a_t for s < t.
     """
-    erased = erase * key
-    overlap = erased @ key.mT
-    last = key
+    overlap, erase_start, last = erase * (key @ key.mT), erase, key
     if kept is not None:
-        overlap, erased, last = overlap * kept.steps, kept.start * erased, kept.steps[..., -1, :, None] * key
+        overlap, erase_start, last = overlap * kept.steps, erase * kept.start, kept.steps[..., -1, :, None] * key
     one = torch.eye(key.shape[-2], dtype=key.dtype, device=key.device).expand_as(overlap)
     solved = torch.linalg.solve_triangular(overlap, one, upper=False, unitriangular=True)
     # By unbind, not by index: the gradient of an index is as large as the whole.
-    alone, corrections = (solved @ add).unbind(1), (solved @ erased).unbind(1)
+    alone, corrections = (solved @ add).unbind(1), ((solved * erase_start.mT) @ key).unbind(1)
     left = None if kept is None else kept.start[..., -1:, :].unbind(1)
     befores, writes = [], []
     for n, keys in enumerate(last.unbind(1)):
@@ -160,10 +158,12 @@ def _written(
 
 def _read(query: Tensor, key: Tensor, kept: _Kept | None, befores: Tensor, writes: Tensor) -> Tensor:
     """Query t sees the memory before its chunk, and what the chunk's steps before t wrote."""
-    scores = query @ key.mT[:, :, None]
+    scores, held = query @ key.mT[:, :, None], query @ befores[:, :, None]
     if kept is None:
-        scores = scores.tril(-1)
-    else:  # as after step t - 1; before the first, all of the memory and nothing of the chunk
-        scores = scores * F.pad(kept.steps[..., :-1, :], (0, 0, 1, 0))[:, :, None]
-        query = query * F.pad(kept.start[..., :-1, :], (0, 0, 1, 0), value=1.0)[:, :, None]
-    return query @ befores[:, :, None] + scores @ writes[:, :, None]
+        return held + scores.tril(-1) @ writes[:, :, None]
+    # As after step t - 1; before the first, all of the memory and nothing of the chunk.
+    start, steps = (
+        F.pad(part[..., :-1, :], (0, 0, 1, 0), value=first)[:, :, None]
+        for part, first in zip(kept, (1.0, 0.0), strict=True)
+    )
+    return torch.addcmul((scores * steps) @ writes[:, :, None], start, held)

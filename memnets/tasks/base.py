@@ -44,6 +44,17 @@ class Task(ABC):
 
     solved: ClassVar[Criterion | None] = None
 
+    judges_places: ClassVar[bool] = False
+    """Whether loss and metrics judge each labelled place by itself. Then a model may leave out all other outputs, which
+    saves most of the work where few of many steps are asked for and there are thousands of classes: outputs and batch
+    come as rows of one step, a row per label (`Batch.labelled`).
+    """
+
+    @property
+    def chance(self) -> dict[str, float]:
+        """Levels of guessing by metric: every class at random. {} where they aren't known, or hang on lengths drawn."""
+        return {}
+
     @property
     def vocabulary(self) -> Sequence[str]:
         """Words by id, for tasks of words: lets pictures show text. Id 0 is padding."""
@@ -107,6 +118,11 @@ def epoch_indices(num_items: int, index: int, batch_size: int, seed: int) -> np.
     per_epoch = num_items // batch_size
     epoch, position = divmod(index, per_epoch)
     return _shuffled(num_items, epoch, seed)[position * batch_size : (position + 1) * batch_size]
+
+
+def distinct(random: np.random.Generator, shape: tuple[int, ...], below: int, count: int) -> np.ndarray:
+    """`count` different numbers from 0 to `below` - 1 for each entry of `shape`, in random order."""
+    return random.random((*shape, below)).argsort(-1)[..., :count]
 
 
 @lru_cache(maxsize=64)

@@ -33,8 +33,9 @@ class LanguageModelling(Task):
     each epoch (`trainer.carry_state` lets a model remember). An epoch begins at a random place and takes the text as a
     ring, so that processes and seeds see different streams. What is left of a stream at its end is left out.
 
-    Validation and test score every token of their text exactly once, and the first token comes after a line's end. No
-    state is carried there: each row gives `eval_context` tokens to read before those it scores.
+    Validation and test score every token of their text exactly once, and the first token comes after a line's end.
+    Either no state is carried there, and each row gives `eval_context` tokens to read before those it scores; or, with
+    `eval_streams`, they are read in order as training is, which shows what a memory of more than a row is worth.
 
     Attributes:
         path: folder with train, valid and test files, or one file (`text_files.py` says which names and cuts).
@@ -43,6 +44,10 @@ class LanguageModelling(Task):
         eval_segment_length: tokens that a row of validation or test scores. A batch's outputs are rows x (these and
             their context) x vocabulary: with a large vocabulary lower trainer.eval_batch_size.
         eval_context: tokens before them that are read only. The first row has none, and scores these too.
+        eval_streams: cut the text of validation and test into so many equal streams, and let batch i be segment i of
+            each, to be read with the state after segment i - 1. 1 reads the whole text from its beginning; every
+            further stream begins with an empty memory. It is then the number of a batch's rows, whatever
+            trainer.eval_batch_size, and there is no eval_context.
         data_root: folder below which `path` lies, unless MEMNETS_DATA names it.
         verify_checksum: refuse files of WikiText-2 that differ from the published ones.
     """
@@ -54,6 +59,7 @@ class LanguageModelling(Task):
     segment_length: int = 64
     eval_segment_length: int = 256
     eval_context: int = 128
+    eval_streams: int | None = None
     data_root: str | None = None
     verify_checksum: bool = True
 
@@ -61,6 +67,8 @@ class LanguageModelling(Task):
         for name, least in {"segment_length": 1, "eval_segment_length": 1, "eval_context": 0}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"LanguageModelling.{name} must be at least {least}, not {getattr(self, name)}")
+        if self.eval_streams is not None and self.eval_streams < 1:
+            raise ValueError(f"LanguageModelling.eval_streams must be at least 1, or null, not {self.eval_streams}")
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -76,11 +84,13 @@ class LanguageModelling(Task):
         """Return a segment of every stream for training, the text in order for validation and test.
 
         Raises:
-            ValueError: the training text is too short for a batch.
+            ValueError: the text is too short for a batch.
             IndexError: validation or test has no batch `index`.
         """
         if split == "train":
             return self._training_batch(index, batch_size, seed)
+        if self.eval_streams is not None:
+            return self.segment(split, index, self.eval_streams)
         rows = torch.arange(self._num_rows(split))[index * batch_size : (index + 1) * batch_size]
         if not len(rows):
             raise IndexError(f"{split} has {self.num_batches(split, batch_size)} batches, none number {index}")
@@ -90,7 +100,38 @@ class LanguageModelling(Task):
         """Return the batches of an epoch, or of one reading of the text."""
         if split == "train":
             return self._stream_length(batch_size) // self.segment_length
+        if self.eval_streams is not None:
+            return self.num_segments(split, self.eval_streams)
         return -(-self._num_rows(split) // batch_size)
+
+    def segment(self, split: Split, index: int, streams: int) -> Batch:
+        """Return segment `index` of a text that is cut into equal streams and read once, in order.
+
+        Each has `eval_segment_length` steps; what the last one lacks is filled and masked. `starts` with the first.
+
+        Raises:
+            ValueError: the text has fewer tokens than streams.
+            IndexError: there is no such segment.
+        """
+        if not 0 <= index < self.num_segments(split, streams):
+            raise IndexError(f"{split} has {self.num_segments(split, streams)} segments, none number {index}")
+        text = self._texts.splits[split]
+        bounds = torch.arange(streams + 1) * len(text) // streams
+        places = bounds[:-1, None] + index * self.eval_segment_length + torch.arange(self.eval_segment_length)
+        within = places < bounds[1:, None]
+        starts = torch.full((streams,), index == 0)
+        return Batch(self._before(text, places) * within, self._at(text, places) * within, within, starts=starts)
+
+    def num_segments(self, split: Split, streams: int) -> int:
+        """Return the segments of each of so many streams.
+
+        Raises:
+            ValueError: the text has fewer tokens than streams.
+        """
+        length = len(self._texts.splits[split])
+        if length < streams:
+            raise ValueError(f"{split} has {length} tokens, too few for {streams} streams: lower task.eval_streams")
+        return -(-length // (streams * self.eval_segment_length))
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy in nats, summed over tokens."""
@@ -153,11 +194,18 @@ class LanguageModelling(Task):
         step = torch.arange(self.eval_context + self.eval_segment_length)
         places = rows[:, None] * self.eval_segment_length + step
         within = places < len(text)
-        targets = text[places.clamp(max=len(text) - 1)].long() * within
+        targets = self._at(text, places) * within
         inputs = F.pad(targets, (1, -1))
-        before = rows * self.eval_segment_length - 1
-        inputs[:, 0] = torch.where(before < 0, self._texts.end, text[before.clamp(min=0)].long())
+        inputs[:, :1] = self._before(text, places[:, :1])
         return Batch(inputs, targets, within & ((rows == 0)[:, None] | (step >= self.eval_context)))
+
+    def _at(self, text: Tensor, places: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
+        """Tokens at places of a text, and at none the last."""
+        return text[places.clamp(max=len(text) - 1)].long()
+
+    def _before(self, text: Tensor, places: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
+        """Tokens before places of a text; before its first, a line's end."""
+        return torch.where(places > 0, self._at(text, (places - 1).clamp(min=0)), self._texts.end)
 
 
 def perplexity(mean_loss: float) -> float:

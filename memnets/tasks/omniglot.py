@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from memnets.contracts import Batch, Ratio, Spec, Split
-from memnets.tasks.base import DataError, Task, as_tensor, data_root, generator, ratio
+from memnets.tasks.base import DataError, Task, as_tensor, data_root, distinct, generator, ratio
 from memnets.tasks.omniglot_files import IMAGE_SIZE, Characters, read_characters
 
 PIXELS = IMAGE_SIZE**2
@@ -90,13 +90,18 @@ class Omniglot(Task):
         _ = self._drawings  # so that missing files are told before anything is built
         return Spec("vectors", PIXELS + self.num_classes, self.num_classes)
 
+    @property
+    def chance(self) -> dict[str, float]:
+        """Any label is as likely as another."""
+        return dict.fromkeys(self.metric_names, 1 / self.num_classes)
+
     def batch(self, split: Split, index: int, batch_size: int, seed: int) -> Batch:
         """Draw `batch_size` episodes; only training's are turned and moved."""
         random = generator(seed, split, index)
         images = self._drawings[split]
-        classes = _distinct(random, (batch_size,), len(images), self.num_classes)
-        examples = _distinct(random, classes.shape, images.shape[1], self.num_examples).reshape(batch_size, -1)
-        order = _distinct(random, (batch_size,), examples.shape[1], examples.shape[1])
+        classes = distinct(random, (batch_size,), len(images), self.num_classes)
+        examples = distinct(random, classes.shape, images.shape[1], self.num_examples).reshape(batch_size, -1)
+        order = distinct(random, (batch_size,), examples.shape[1], examples.shape[1])
         labels = order // self.num_examples
         character, drawing = (
             np.take_along_axis(each, where, 1) for each, where in ((classes, labels), (examples, order))
@@ -182,8 +187,3 @@ def _episodes(pixels: Float[Tensor, "batch time pixels"], labels: Int[Tensor, "b
     instance = targets.cumsum(1).gather(2, labels[..., None]).squeeze(2).long()
     inputs = torch.cat([pixels, last_label], dim=-1)
     return Batch(inputs, targets, torch.ones_like(labels, dtype=torch.bool), groups=instance)
-
-
-def _distinct(random: np.random.Generator, shape: tuple[int, ...], below: int, count: int) -> np.ndarray:
-    """`count` different numbers from 0 to `below` - 1 for each entry of `shape`, in random order."""
-    return random.random((*shape, below)).argsort(-1)[..., :count]

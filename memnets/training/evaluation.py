@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from memnets.contracts import Batch, Ratio, Split
 from memnets.tasks.base import Task
+from memnets.training.carry import first_state
 from memnets.training.distributed import Processes, plain
 from memnets.training.supporting import supporting_facts
 
@@ -19,28 +23,53 @@ def evaluate(
 ) -> dict[str, float]:
     """Return `loss` and the task's metrics on a split, without gradients, each as one ratio over all its sequences.
 
-    Of a model that shows its attention, on a task that knows the supporting facts, also how many of these it finds; of
-    one with memories, what these find worth watching as they read the first batch (`SequenceModel.gauges`).
-    Processes take batches in turn; each runs as many as the others (a sharded model must), the surplus uncounted.
+    Batches that continue one another (`Batch.starts`) are read with the state of those before. Of a model that shows
+    its attention, on a task that knows the supporting facts, also how many of these it finds; of one with memories,
+    what these find worth watching as they read the last batch (`SequenceModel.gauges`).
     """
-    num_batches = task.num_batches(split, batch_size)
     totals: dict[str, Tensor] = {}
-    was_training = model.training
+    was_training, state = model.training, None
     model.eval()
     torch.manual_seed(EVALUATION_SEED)
     with torch.no_grad():
-        for first in range(0, num_batches, group.count):
-            index = first + group.rank
-            batch = task.batch(split, min(index, num_batches - 1), batch_size, EVALUATION_SEED).to(group.device)
+        for batch, counts, last in _batches(task, split, batch_size, group):
             with torch.autocast(group.device.type, torch.bfloat16, enabled=bfloat16):
-                outputs, _ = plain(model)(batch.inputs)
+                before = first_state(plain(model), state, batch)
+                outputs, judged, state = answers(plain(model), task, batch, before)
                 found = supporting_facts(plain(model), batch)
-                seen = plain(model).gauges(batch.inputs) if first == 0 else {}
-            for name, ratio in {**measures(task, outputs, batch), **found, **seen}.items():
-                counted = torch.stack(ratio).double() * (index < num_batches)
+                seen = plain(model).gauges(batch.inputs, before) if last else {}
+            for name, ratio in {**measures(task, outputs, judged), **found, **seen}.items():
+                counted = torch.stack(ratio).double() * counts
                 totals[name] = totals.get(name, torch.zeros_like(counted)) + counted
     model.train(was_training)
     return with_derived(task, {name: quotient(*group.sum(sums).tolist()) for name, sums in totals.items()})
+
+
+def answers(model: nn.Module, task: Task, batch: Batch, state: Any) -> tuple[Tensor, Batch, Any]:
+    """Return a model's outputs, the batch as they answer it, and the state after it.
+
+    Where the task judges labelled places by themselves and the model can, these are all that is computed.
+    """
+    if task.judges_places and plain(model).answers_places:
+        outputs, state = model(batch.inputs, state, batch.mask)
+        return outputs, batch.labelled(), state
+    outputs, state = model(batch.inputs, state)
+    return outputs, batch, state
+
+
+def _batches(task: Task, split: Split, batch_size: int, group: Processes) -> Iterator[tuple[Batch, bool, bool]]:
+    """A process's batches, whether it counts them, and whether it is the last.
+
+    Each process runs as many as the others: a sharded model must. Processes take batches in turn. Where these continue
+    one another each reads them all, and the leading one counts.
+    """
+    num_batches = task.num_batches(split, batch_size)
+    in_turn = task.batch(split, 0, batch_size, EVALUATION_SEED).starts is None
+    step = group.count if in_turn else 1
+    for first in range(0, num_batches, step):
+        index = first + (group.rank if in_turn else 0)
+        batch = task.batch(split, min(index, num_batches - 1), batch_size, EVALUATION_SEED).to(group.device)
+        yield batch, index < num_batches if in_turn else group.leads, first + step >= num_batches
 
 
 def measures(task: Task, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:

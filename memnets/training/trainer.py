@@ -17,11 +17,12 @@ from memnets.contracts import Batch, Split, detach, from_named, named_tensors
 from memnets.models.base import SequenceModel
 from memnets.tasks.base import Task
 from memnets.training import checkpoint
+from memnets.training.carry import first_state
 from memnets.training.checkpoint import CheckpointError
 from memnets.training.clipping import clip_gradients
 from memnets.training.distributed import Processes, average_gradients, distribute, plain, without_sync
 from memnets.training.ema import MovingAverage
-from memnets.training.evaluation import evaluate, measures, quotient, with_derived
+from memnets.training.evaluation import answers, evaluate, measures, quotient, with_derived
 from memnets.training.logger import RunLogger
 from memnets.training.progress import NonFiniteError, Outcome, Progress
 from memnets.training.reporter import Reporter
@@ -113,7 +114,8 @@ class Trainer:
         batches, count = self.begin_step()
         self.optimizer.zero_grad(set_to_none=True)
         for number, batch in enumerate(batches):
-            self.note(batch, self._backward(batch, count, last=number == len(batches) - 1))
+            for judged, outputs in self._backward(batch, count, last=number == len(batches) - 1):
+                self.note(judged, outputs)
         self.end_step()
 
     def begin_step(self) -> tuple[list[Batch], Tensor]:
@@ -222,29 +224,24 @@ class Trainer:
             index, seed = micro_step, self.seed + RANK_SEEDS * self.group.rank
         return self.task.batch("train", index, self.settings.batch_size, seed).to(self.group.device)
 
-    def _backward(self, batch: Batch, count: Tensor, last: bool) -> Tensor:
-        """Add the gradient of a batch's share of the mean loss; return its outputs."""
-        state = self._first_state(batch)
-        outputs = []
+    def _backward(self, batch: Batch, count: Tensor, last: bool) -> list[tuple[Batch, Tensor]]:
+        """Add the gradient of a batch's share of the mean loss; return what was judged and its outputs."""
+        state = first_state(plain(self.model), self.carried if self.settings.carry_state else None, batch)
+        parts = []
         for window in batch.windows(self.settings.bptt_length):
             with without_sync(self.model, last):
                 with torch.autocast(self.group.device.type, torch.bfloat16, self.settings.precision == "bfloat16"):
-                    window_outputs, state = self.model(window.inputs, state)
-                    loss = self.task.loss(window_outputs, window)
+                    outputs, judged, state = answers(self.model, self.task, window, state)
+                    loss = self.task.loss(outputs, judged)
                 # processes' gradients are averaged, so each scales its sum by their number
                 (loss * (self.group.count / count)).to(loss.dtype).backward()
             state = detach(state)
-            outputs.append(window_outputs.detach())
+            parts.append((judged, outputs.detach()))
         if self.settings.carry_state:
             self.carried = state
-        return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
-
-    def _first_state(self, batch: Batch) -> Any:
-        if not self.settings.carry_state or self.carried is None or batch.starts is None or batch.starts.all():
-            return None
-        if not batch.starts.any():
-            return self.carried
-        return plain(self.model).restart(self.carried, batch.starts)
+        if len(parts) == 1 or self.task.judges_places:
+            return parts
+        return [(batch, torch.cat([outputs for _, outputs in parts], dim=1))]
 
     def _add_up(self, sums: dict[str, Tensor], norm: float) -> bool:
         """Add a step's metrics to the current row, the same in all processes; return whether any should stop."""

@@ -6,15 +6,16 @@ chosen, so that nothing needs to be marked as taken, and no slot comes twice, no
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
+from einops import rearrange
 from torch import Tensor
 
 from memnets.kernels.triton.launch import ceil_power, compute_type, launch
-from memnets.kernels.triton.rows import scatter_rows, sum_rows
+from memnets.kernels.triton.rows import dot_rows, scatter_rows, sum_rows
 
 QUERIES = 16
 """Queries that share a block of keys: what a matrix product takes at least."""
@@ -32,8 +33,9 @@ def _next(scores, slots, score, slot, NONE: tl.constexpr):
 
 
 @triton.jit
-def _best_of_blocks(query, keys, visible, best_scores, best_slots, heads, time, slots, word, keep,
-                    QUERIES: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, TYPE: tl.constexpr):  # fmt: skip
+def _best_of_blocks(query, keys, stamps, oldest, newest, decay, best_scores, best_slots, heads, time, moments, slots,
+                    word, keep, QUERIES: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+                    TYPE: tl.constexpr):  # fmt: skip
     # Programs that share a block of keys lie side by side: the keys come from the memory once, then from the cache.
     tiles, blocks = tl.cdiv(time, QUERIES), tl.cdiv(slots, BLOCK)
     tile, block = tl.program_id(0) % tiles, tl.program_id(0) // tiles % blocks
@@ -46,11 +48,19 @@ def _best_of_blocks(query, keys, visible, best_scores, best_slots, heads, time, 
         left = tl.load(query + (group * time + t)[:, None] * word + w[None, :], mask=asked, other=0.0).to(TYPE)
         right = tl.load(keys + (group * slots + n)[None, :] * word + w[:, None], mask=held, other=0.0).to(TYPE)
         scores = tl.dot(left, right, scores, input_precision="ieee", out_dtype=TYPE)
-    scores = tl.where(scores == scores, scores, float("inf"))  # NaN comes first, as in torch.sort
     seen = (t < time)[:, None] & (n < slots)[None, :]
-    if visible is not None:
-        asked_of = visible + (group // heads * time + t)[:, None] * slots
-        seen = seen & (tl.load(asked_of + n[None, :], mask=seen, other=0) != 0)
+    if stamps is not None:
+        row = group // heads
+        stamp = tl.load(stamps + row * slots + n, mask=n < slots, other=0)[None, :]
+        moment = row * moments + t % moments
+        first = tl.load(oldest + moment, mask=t < time, other=0)[:, None]
+        last = tl.load(newest + moment, mask=t < time, other=0)[:, None]
+        seen = seen & (stamp >= first) & (stamp <= last)
+        if decay is not None:
+            head = group % heads * (time // moments) + t // moments
+            loss = tl.load(decay + head, mask=t < time, other=0.0).to(TYPE)
+            scores -= loss[:, None] * (last - stamp).to(TYPE)
+    scores = tl.where(scores == scores, scores, float("inf"))  # NaN comes first, as in torch.sort
     scores = tl.where(seen, scores, float("-inf"))
     score, slot = tl.full((QUERIES,), float("inf"), TYPE), tl.full((QUERIES,), -1, tl.int32)
     for place in range(keep):
@@ -81,22 +91,31 @@ def _best_of_all(scores, slots, best_scores, best_slots, count, k, BLOCK: tl.con
         tl.store(best_slots + row * k + place + one, slot)
 
 
-def nearest(query: Tensor, keys: Tensor, visible: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+class Sight(NamedTuple):
+    """What queries see: stamps [batch slots] from the oldest to the newest [batch moments]; what heads lose by age."""
+
+    stamps: Tensor
+    oldest: Tensor
+    newest: Tensor
+    decay: Tensor | None
+
+
+def nearest(query: Tensor, keys: Tensor, sight: Sight | None, k: int) -> tuple[Tensor, Tensor]:
     """Scores, in float32 at least, and slots [groups time k], of query [groups time word], keys [groups slots word].
 
-    `visible` [batch time slots] holds for all groups of a batch row, which lie side by side.
+    Groups of a batch row lie side by side. Of a group's queries, number t stands at moment t % moments.
     """
     query, keys = query.contiguous(), keys.contiguous()
     (groups, time, word), slots = query.shape, keys.shape[1]
-    heads = 1 if visible is None else groups // visible.shape[0]
+    heads, moments = (1, 1) if sight is None else (groups // sight.stamps.shape[0], sight.oldest.shape[1])
     blocks, keep = triton.cdiv(slots, BLOCK), min(k, BLOCK)
     scores = query.new_empty((groups, time, blocks * keep), dtype=torch.promote_types(query.dtype, torch.float32))
     found = torch.empty_like(scores, dtype=torch.int32)
-    sizes = (heads, time, slots, word, keep)
+    sizes = (heads, time, moments, slots, word, keep)
     constants = {"QUERIES": QUERIES, "BLOCK": BLOCK, "CHUNK": CHUNK, "TYPE": compute_type(query, keys)}
     grid = (groups * blocks * triton.cdiv(time, QUERIES),)
-    seen = None if visible is None else visible.contiguous()
-    launch(_best_of_blocks, grid, query, keys, seen, scores, found, *sizes, **constants)
+    seen = (None,) * 4 if sight is None else tuple(part if part is None else part.contiguous() for part in sight)
+    launch(_best_of_blocks, grid, query, keys, *seen, scores, found, *sizes, **constants)
     return (scores, found.long()) if blocks == 1 else best(scores, found, k)
 
 
@@ -118,41 +137,89 @@ def nearest_backward(d_scores: Tensor, query: Tensor, keys: Tensor, indices: Ten
 
 
 @torch.library.custom_op("memnets::topk_address", mutates_args=())
-def topk_address(query: Tensor, keys: Tensor, visible: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def topk_address(
+    query: Tensor,
+    keys: Tensor,
+    stamps: Tensor,
+    oldest: Tensor,
+    newest: Tensor,
+    k: int,
+    decay: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     """See memnets.ops.topk_address."""
-    scores, indices = nearest(query.flatten(0, 1), keys.flatten(0, 1), visible, k)
+    scores, indices = nearest(_by_group(query, keys), keys.flatten(0, 1), Sight(stamps, oldest, newest, decay), k)
     shape = (*query.shape[:3], k)
     return scores.to(query.dtype).view(shape), indices.view(shape)
 
 
 @topk_address.register_fake
-def _(query: Tensor, keys: Tensor, visible: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _(
+    query: Tensor,
+    keys: Tensor,
+    stamps: Tensor,
+    oldest: Tensor,
+    newest: Tensor,
+    k: int,
+    decay: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     shape = (*query.shape[:3], k)
     return query.new_empty(shape), query.new_empty(shape, dtype=torch.int64)
 
 
+def _by_group(of_heads: Tensor, keys: Tensor) -> Tensor:
+    """What heads that share keys have [batch heads time *], in one row [groups time *] each."""
+    return rearrange(of_heads, "b (g share) t w -> (b g) (share t) w", g=keys.shape[1])
+
+
 @torch.library.custom_op("memnets::topk_address_backward", mutates_args=())
 def topk_address_backward(
-    d_scores: Tensor, query: Tensor, keys: Tensor, scores: Tensor, indices: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of query and keys."""
+    d_scores: Tensor,
+    query: Tensor,
+    keys: Tensor,
+    stamps: Tensor,
+    newest: Tensor,
+    scores: Tensor,
+    indices: Tensor,
+    wants_decay: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, keys and decay, the last of no element unless it is wanted."""
     d_scores = d_scores.masked_fill(scores == -torch.inf, 0)
-    flat = (tensor.flatten(0, 1) for tensor in (d_scores, query, keys, indices))
-    d_query, d_keys = nearest_backward(*flat)
-    return d_query.view(query.shape), d_keys.view(keys.shape)
+    grouped = (_by_group(each, keys) for each in (d_scores, query, indices))
+    d_query, d_keys = nearest_backward(next(grouped), next(grouped), keys.flatten(0, 1), next(grouped))
+    d_decay = _decay_gradient(d_scores, stamps, newest, indices) if wants_decay else query.new_empty(0)
+    return d_query.view(query.shape), d_keys.view(keys.shape), d_decay
+
+
+def _decay_gradient(d_scores: Tensor, stamps: Tensor, newest: Tensor, indices: Tensor) -> Tensor:
+    at = stamps[..., None].double()  # whole numbers, exactly
+    rows = indices.flatten(1, 2)
+    found = dot_rows(at, at.new_ones(*rows.shape[:2], 1), rows, at.dtype).view(indices.shape)
+    return -(d_scores * (newest[:, None, :, None] - found)).sum((0, 2, 3)).to(d_scores.dtype)
 
 
 @topk_address_backward.register_fake
-def _(d_scores: Tensor, query: Tensor, keys: Tensor, scores: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    return query.new_empty(query.shape), keys.new_empty(keys.shape)
+def _(
+    d_scores: Tensor,
+    query: Tensor,
+    keys: Tensor,
+    stamps: Tensor,
+    newest: Tensor,
+    scores: Tensor,
+    indices: Tensor,
+    wants_decay: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    heads = query.shape[1] if wants_decay else 0
+    return query.new_empty(query.shape), keys.new_empty(keys.shape), query.new_empty(heads)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:2], *output)
+    ctx.save_for_backward(*inputs[:3], inputs[4], *output)
+    ctx.wants_decay = inputs[6] is not None and inputs[6].requires_grad
 
 
 def _gradient(ctx: Any, d_scores: Tensor, d_indices: Tensor | None) -> tuple[Tensor | None, ...]:
-    return *torch.ops.memnets.topk_address_backward(d_scores, *ctx.saved_tensors), None, None
+    found = torch.ops.memnets.topk_address_backward(d_scores, *ctx.saved_tensors, ctx.wants_decay)
+    return *found[:2], None, None, None, None, found[2] if ctx.wants_decay else None
 
 
 topk_address.register_autograd(_gradient, setup_context=_save)

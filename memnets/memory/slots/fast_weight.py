@@ -71,8 +71,8 @@ class DeltaMemory(LayerMemory):
         keys, values, positions = window.leaving()
         real = (positions >= 0)[:, None].to(state.memory.dtype)
         share = self.share(keys, values).sigmoid() * real
-        # Of what is no entry nothing is written, and nothing goes: the logarithm of 1.
-        decay = None if self.keep is None else F.logsigmoid(self.keep(keys, values)) * real
+        # Of what is no entry nothing is written; it decays nothing either, as all of these come before a row's entries.
+        decay = None if self.keep is None else F.logsigmoid(self.keep(keys, values))
         query, idle = unit_length(window.query), num_idle(window)
         read, memory = read_and_write(query, keys, share[..., None] * values, share, decay, state.memory, idle)
         kept = real.expand_as(share) if decay is None else decay.detach().exp() * real
@@ -107,7 +107,7 @@ class EntryGate(nn.Module):
         self, keys: Float[Tensor, "batch groups time word"], values: Float[Tensor, "batch groups time word"]
     ) -> Float[Tensor, "batch groups time"]:
         """Logits."""
-        return (keys @ self.key[..., None] + values @ self.value[..., None])[..., 0] + self.bias
+        return (keys * self.key[:, None] + values * self.value[:, None]).sum(-1) + self.bias
 
 
 def num_idle(window: Window) -> int:

@@ -15,7 +15,7 @@ from memnets.contracts import Ratio
 from memnets.memory.attention_score import AttentionScore
 from memnets.memory.rotary import place_free
 from memnets.memory.slots.base import Found, Gathered, Reading, Sizes, Slots, Window
-from memnets.ops.topk_address import gather_slots
+from memnets.ops.read_slots import gather_slots, read_slots
 
 Values = Float[Tensor, "batch heads time word"]
 
@@ -49,8 +49,8 @@ class JointSoftmax(Integration):
             return attend(window, reading)
         found = cast(Found, reading)
         far_weights, near_weights = joint_weights(window, found)
-        values = gather_slots(found.values, found.indices)
-        return (far_weights[..., None] * values).sum(-2) + near_weights @ near_values(window)
+        far = read_slots(found.values, far_weights, found.indices)
+        return far + near_weights @ near_values(window)
 
     def gauge(self, window: Window, reading: Reading) -> dict[str, Ratio]:
         """`share`: the softmax's mass in the memory. `entropy`: of the weights within the memory, in nats."""
@@ -212,7 +212,7 @@ def read_alone(
     values = (
         weights @ per_query_head(reading.values, window)
         if isinstance(reading, Slots)
-        else (weights[..., None] * gather_slots(reading.values, reading.indices)).sum(-2)
+        else read_slots(reading.values, weights, reading.indices)
     )
     return values, weights.detach().sum(-1, keepdim=True).gt(0).to(values.dtype)
 
