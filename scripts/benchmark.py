@@ -7,7 +7,7 @@ case      ops of memnets.ops.cases, and a training step each: ntm_step, dnc_step
           (ten networks at once); without it all of them
 batch, time, slots   lists of sizes, in the place of each case's own
 threads   a list; of the CPU
-seconds   per row
+seconds   per row; a search of very many scores is timed without its reference
 compile   true adds torch.compile: minutes for training steps
 device    cpu or cuda; without it a GPU if there is one
 csv       a table to merge the rows into: a row takes the place of the one with its case, sizes, threads and device

@@ -14,9 +14,10 @@ from tiny import ROOT, script
 from memnets.analysis.kernels import KERNELS, MEMORY, TIME, KernelRecord, add_kernels, read_kernels, render_kernels
 from memnets.analysis.markdown import updated
 from memnets.analysis.rows import RecordError
+from memnets.benchmark import cases as cases_to_time
 from memnets.benchmark import counting, stories, timing
 from memnets.benchmark import measure as measuring
-from memnets.benchmark.cases import OP_SIZES, names, problem, sizes_of
+from memnets.benchmark.cases import OP_SIZES, OWN_SIZES, names, problem, sizes_of
 from memnets.benchmark.counting import Traffic, kept_bytes, kernel_bytes, matrix_flops, unmeasured_bytes
 from memnets.benchmark.steps import STEPS
 from memnets.benchmark.stories import STORY_SIZES, STORY_STEPS
@@ -100,7 +101,24 @@ class TestScript:
         rows = read_kernels(tmp_path / KERNELS)
         assert {row.case for row in rows} == {*STEPS, *STORY_STEPS, *OPS}
         assert {row.word for row in rows} == {sizes.word for sizes in OP_SIZES}
-        assert {row.kernel for row in rows if row.case in OPS} == {"-"}, "Triton's interpreter is no kernel to time"
+        kernels = {row.case for row in rows if row.case in OPS and row.kernel != "-"}
+        assert kernels == OWN_SIZES.keys(), "Triton's interpreter is no kernel to time"
+
+    def test_a_search_of_many_slots_is_timed_without_its_reference(self, capsys, monkeypatch, tmp_path):
+        monkeypatch.setattr(cases_to_time, "MOST_SCORES", 512 * 40)
+        words = ["case=topk_address", "slots=40,41", "batch=1", "seconds=0.01", f"csv={tmp_path / KERNELS}"]
+        assert script("benchmark").main(words) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        searches = [row for row in rows if row["time"] == 512]
+        assert [row["reference_ms"] is None for row in searches] == [False, True]
+        for row in searches:
+            assert row["kernel"] == "cpu"
+            assert row["kernel_ms"] > 0
+            assert row["gflops"] > 0
+        assert [row.reference_mb is None for row in read_kernels(tmp_path / KERNELS) if row.time == 512] == [
+            False,
+            True,
+        ]
 
     def test_torch_compile_is_a_column(self, capsys, monkeypatch):
         compiled = []

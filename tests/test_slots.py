@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from memnets.memory.slots.base import Memory, Sizes, Slots, Window, unit_length
 from memnets.memory.slots.compressive import CompressiveMemory
 from memnets.memory.slots.fast_weight import DeltaMemory
 from memnets.memory.slots.integration import JointSoftmax, attend
-from memnets.memory.slots.knn import KNNMemory
+from memnets.memory.slots.knn import KNNMemory, KNNState
 from memnets.memory.slots.persistent import PersistentMemory
 from memnets.memory.slots.tokens import MemoryTokens
 from memnets.memory.window_attention import visible_near
@@ -38,8 +39,9 @@ class Steps(NamedTuple):
     values: torch.Tensor
 
 
-def steps_of(time, batch=BATCH, window=WINDOW, dtype=torch.float64):
-    return Steps(*(torch.randn(batch, HEADS, time, WORD, dtype=dtype) for _ in Steps._fields))
+def steps_of(time, batch=BATCH, window=WINDOW, dtype=torch.float64, key_heads=HEADS):
+    heads = {"query": HEADS, "rotated_query": HEADS}
+    return Steps(*(torch.randn(batch, heads.get(part, key_heads), time, WORD, dtype=dtype) for part in Steps._fields))
 
 
 def window_of(steps, first, last, window=WINDOW, begun=0):
@@ -75,8 +77,10 @@ def read_all(memory, steps, cuts=(), state=None, begun=0, window=WINDOW):
     return torch.cat(answers, dim=2), state
 
 
-def naive_knn(steps, capacity, top_k, window=WINDOW):
+def naive_knn(steps, capacity, top_k, window=WINDOW, decay=(0,) * HEADS):
     """The definition, step by step: the window, and the best `top_k` of the `capacity` positions before it."""
+    sharing = HEADS // steps.keys.shape[1]
+    steps = Steps(*(part if part.shape[1] == HEADS else part.repeat_interleave(sharing, 1) for part in steps))
     parts = [part.detach().numpy() for part in steps]
     query, rotated_query, keys, rotated_keys, values = parts
     answers = np.zeros_like(query)
@@ -84,15 +88,20 @@ def naive_knn(steps, capacity, top_k, window=WINDOW):
         near = range(max(0, t - window + 1), t + 1)
         far = range(max(0, t - window + 1 - capacity), max(0, t - window + 1))
         scores = {p: rotated_query[b, h, t] @ rotated_keys[b, h, p] for p in near}
-        best = sorted(far, key=lambda p: -(query[b, h, t] @ keys[b, h, p]))[:top_k]
-        scores |= {p: query[b, h, t] @ keys[b, h, p] for p in best}
+        found = {p: query[b, h, t] @ keys[b, h, p] - decay[h] * (t - window - p) for p in far}
+        best = sorted(far, key=lambda p: -found[p])[:top_k]
+        scores |= {p: found[p] for p in best}
         total = sum(np.exp(score) for score in scores.values())
         answers[b, h, t] = sum(np.exp(score) / total * values[b, h, p] for p, score in scores.items())
     return torch.from_numpy(answers)
 
 
-def knn(capacity=6, top_k=3, window=WINDOW, differentiable=True):
-    return KNNMemory(SIZES._replace(window=window), capacity, top_k, differentiable).double()
+def knn(capacity=6, top_k=3, window=WINDOW, differentiable=True, age_key=False, key_heads=HEADS):
+    sizes = SIZES._replace(window=window, num_key_heads=key_heads)
+    memory = KNNMemory(sizes, capacity, top_k, differentiable, age_key).double()
+    if age_key:
+        memory.log_decay.data = torch.tensor([-1.0, 0.0, -30.0]).double()
+    return memory
 
 
 class TestKNNMemory:
@@ -104,6 +113,82 @@ class TestKNNMemory:
         answers, state = read_all(knn(6, top_k, window), steps, window=window)
         assert_close(answers, naive_knn(steps, 6, top_k, window), rtol=1e-9, atol=1e-12)
         assert state.written.tolist() == [int(fill * 6) + 1] * BATCH
+
+    @pytest.mark.parametrize("fill", [0.5, 1, 1.5, 2.5])
+    @pytest.mark.parametrize("key_heads", [1, HEADS])
+    def test_equals_the_definition_with_an_age_key(self, fill, key_heads):
+        steps, memory = steps_of(WINDOW + int(fill * 6), key_heads=key_heads), knn(age_key=True, key_heads=key_heads)
+        expected = naive_knn(steps, 6, 3, decay=memory.log_decay.detach().exp().tolist())
+        assert_close(read_all(memory, steps)[0].detach(), expected, rtol=1e-9, atol=1e-12)
+
+    @pytest.mark.parametrize("capacity", [1, 2])
+    def test_equals_the_definition_with_less_room_than_a_chunk(self, capacity):
+        steps = steps_of(17)
+        assert_close(read_all(knn(capacity, 1), steps)[0], naive_knn(steps, capacity, 1), rtol=1e-9, atol=1e-12)
+
+    @pytest.mark.parametrize("top_k", [1, 4, 20])
+    def test_of_equal_keys_the_newest_counts_with_an_age_key(self, top_k):
+        """Five writes of one key, more than top_k finds or fewer; without an age key each of m found counts 1 / m."""
+        time, written = 40, [3, 9, 15, 21, 27]
+        identity = torch.eye(time).double().expand(1, 1, time, time)
+        keys = identity[:, :, :1].repeat(1, 1, time, 1)
+        keys[0, 0, written] = identity[0, 0, 1]
+        query = 30 * identity[:, :, 1:2].expand(1, 1, time, time)
+        steps = Steps(query, query, keys, torch.zeros_like(keys), identity)
+        weights = {}
+        for age_key in (False, True):
+            memory = KNNMemory(Sizes(time, 1, time, WINDOW, 1), 40, top_k, age_key=age_key).double()
+            if age_key:
+                memory.log_decay.data.fill_(0.0)
+            weights[age_key] = read_all(memory, steps)[0][0, 0, -1, written].detach()
+        found = min(top_k, 5)
+        assert_close(weights[False].sort(descending=True).values[:found], torch.full((found,), 1 / found).double())
+        assert weights[True][-1] > 0.99
+
+    def test_the_age_key_learns(self):
+        memory = knn(top_k=6, age_key=True)
+        read_all(memory, steps_of(12))[0].square().sum().backward()
+        assert memory.log_decay.grad.abs().min() > 0
+
+    def test_what_a_gauge_tells(self):
+        memory, steps = knn(capacity=8, top_k=4, age_key=True), steps_of(WINDOW + 6)
+        state = memory.initial_state(BATCH)
+        for first, last in pieces(WINDOW + 6, [WINDOW]):
+            reading, state = memory(window_of(steps, first, last), state)
+        told = {name: (ratio.total / ratio.count).item() for name, ratio in memory.gauge(reading, state).items()}
+        assert told["filled"] == 7 / 8
+        assert told["found"] == 1.0
+        assert told["decay"] == pytest.approx(memory.log_decay.exp().mean().item())
+        reading, state = memory(window_of(steps, 0, WINDOW), memory.initial_state(BATCH))
+        told = {name: (ratio.total / ratio.count).item() for name, ratio in memory.gauge(reading, state).items()}
+        assert (told["filled"], told["found"]) == (1 / 8, 0)
+
+    def test_a_key_that_is_no_number_spoils_what_sees_it_alone(self):
+        steps = steps_of(30)
+        clean, _ = read_all(knn(), steps)
+        steps.keys[1, 2, 5] = torch.nan
+        answers, _ = read_all(knn(), steps)
+        touched = torch.zeros(BATCH, HEADS, 30, dtype=torch.bool)
+        touched[1, 2, 5 + WINDOW : 5 + WINDOW + 6] = True
+        assert answers[touched].isnan().all()
+        assert answers[~touched].equal(clean[~touched])
+
+    def test_saved_and_restored_bit_for_bit(self):
+        memory, steps, file = knn(age_key=True), steps_of(30), BytesIO()
+        _, state = read_all(memory, Steps(*(part[:, :, :18] for part in steps)))
+        torch.save({"memory": memory.state_dict(), "state": dict(named_tensors(state))}, file)
+        file.seek(0)
+        saved = torch.load(file)
+        restored = knn(age_key=True)
+        restored.log_decay.data.zero_()
+        restored.load_state_dict(saved["memory"])
+        again = KNNState(*(saved["state"][name] for name in named_tensors(state)))
+        assert all(a.equal(b) for a, b in zip(again, state, strict=True))
+        later = [window_of(steps, first, first + 3) for first in range(18, 30, 3)]
+        for chunk in later:
+            one, state = memory(chunk, state)
+            two, again = restored(chunk, again)
+            assert all(a.equal(b) for a, b in zip((*one, *state), (*two, *again), strict=True))
 
     @pytest.mark.parametrize("fill", [0.5, 1, 1.5, 2.5])
     def test_finds_what_was_written_while_it_is_kept(self, fill):

@@ -20,7 +20,7 @@ class KernelRecord:
 
     Attributes:
         case: an op, or a machine's training step, such as `ntm_step`.
-        reference_ms: the best of many, in turns with the others; so are all times.
+        reference_ms: the best of many, in turns with the others; so are all times. None where it would take too long.
         kernel_ms: of what `auto` picks beside the reference.
         gflops: of the kernel, of the reference where there is none; arithmetic of matrix products alone in an op.
         percent_of_peak: of the machine's own matrix product, in the same turns.
@@ -40,7 +40,7 @@ class KernelRecord:
     case: str
     batch: int
     threads: int
-    reference_ms: float
+    reference_ms: float | None
     kernel_ms: float | None
     ratio: float | None
     gflops: float | None
@@ -52,13 +52,13 @@ class KernelRecord:
     time: int
     compile_ms: float | None
     compile_s: float | None
-    reference_median_ms: float
+    reference_median_ms: float | None
     kernel_median_ms: float | None
     peak_gflops: float
     gb_per_s: float
     percent_of_copy: float
     copy_gb_per_s: float
-    reference_mb: float
+    reference_mb: float | None
     kernel_mb: float | None
     fewest_mb: float
     reference_kept_kb: float | None

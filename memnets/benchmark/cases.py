@@ -22,6 +22,12 @@ OP_SIZES = (
 )
 """The NTM paper's memory, and one of sparse access."""
 
+SEARCH_SIZES = Sizes(batch=1, heads=1, slots=8192, word=64, time=512, k=32)
+"""A segment's queries of a memory beyond a Transformer's window."""
+OWN_SIZES = dict.fromkeys(("topk_address", "read_slots"), (*OP_SIZES, SEARCH_SIZES))
+MOST_SCORES = 2**25
+"""What a reference that sorts all scores is given to sort."""
+
 
 def names() -> list[str]:
     """Return what can be timed."""
@@ -31,15 +37,20 @@ def names() -> list[str]:
 def sizes_of(name: str, batch: Sequence[int] = (), time: Sequence[int] = (), slots: Sequence[int] = ()) -> list[Sizes]:
     """Return the sizes at which a case is timed; lists that aren't empty take the place of its own values."""
     batch = batch or (BATCHES if name in STEPS else [BATCH] if name in STORY_STEPS else ())
-    own_sizes = STORY_SIZES if name in STORY_STEPS else [STEPS[name].sizes] if name in STEPS else OP_SIZES
     made = [
-        replace(own, batch=b, time=t, slots=n)
-        for own in own_sizes
+        replace(own, batch=b, time=t, slots=n, k=min(own.k, n))
+        for own in _own_sizes(name)
         for t in time or [own.time]
         for n in slots or [own.slots]
         for b in batch or [own.batch]
     ]
     return list(dict.fromkeys(made))
+
+
+def _own_sizes(name: str) -> Sequence[Sizes]:
+    if name in STORY_STEPS:
+        return STORY_SIZES
+    return [STEPS[name].sizes] if name in STEPS else OWN_SIZES.get(name, OP_SIZES)
 
 
 def problem(name: str, sizes: Sizes, device: str = "cpu") -> Problem:
@@ -60,7 +71,9 @@ def op(name: str, sizes: Sizes, device: str) -> Problem:
     arguments = case.arguments(device=device)
     tensors = _tensors(arguments)
     inputs = [tensor.requires_grad_() for tensor in tensors if tensor.is_floating_point()]
-    with use_backend("reference"):
+    scores = sizes.batch * sizes.heads * sizes.time * sizes.slots if name == "topk_address" else 0
+    has_reference = scores <= MOST_SCORES
+    with use_backend("reference" if has_reference else "auto"):
         results = _tensors(case.function(**arguments))
     gradients = [torch.ones_like(result) for result in results if result.requires_grad]
 
@@ -79,7 +92,9 @@ def op(name: str, sizes: Sizes, device: str) -> Problem:
         bound(case.function),
         lambda: bound(torch.compile(case.function, dynamic=False)),
         fewest_bytes=nbytes(moved),
+        flops=None if has_reference else 2.0 * scores * sizes.word,
         owned=(*tensors, *gradients),
+        has_reference=has_reference,
     )
 
 

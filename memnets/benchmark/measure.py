@@ -40,7 +40,7 @@ def measure(
     with threads(num_threads):
         made = problem(case, sizes, device)
         traffic = _traffic(made, device)
-        compile_s, compiled = _compiled(made, device) if compiles else (None, None)
+        compile_s, compiled = _compiled(made, device) if compiles and made.has_reference else (None, None)
         times = _times(made, compiled, traffic["kernel"] != "-", seconds, device)
         flops = made.flops or matrix_flops(made.step)
     axes = {axis: getattr(made.sizes, axis) for axis in ("batch", "heads", "slots", "word", "time")}
@@ -53,7 +53,7 @@ def _traffic(made: Problem, device: str) -> Values:
     moved = counted.bytes if counted else unmeasured_bytes(made.step)
     return {
         "kernel": counted.backend if counted else "-",
-        "reference_mb": _rounded(reference_bytes(made.step) / 1e6),
+        "reference_mb": _rounded(reference_bytes(made.step) / 1e6) if made.has_reference else None,
         "kernel_mb": _rounded(moved and moved / 1e6),
         "fewest_mb": _rounded(made.fewest_bytes / 1e6),
         "reference_kept_kb": _kept(made, "reference"),
@@ -81,7 +81,9 @@ def _compiled(made: Problem, device: str) -> tuple[float, Step]:
 
 def _times(made: Problem, compiled: Step | None, has_kernel: bool, seconds: float, device: str) -> dict[str, Seconds]:
     """Seconds of what there is, and of the machine's own product and copy."""
-    turns = {"reference": _under("reference", made.step), "peak": product(device), "copy": copy(device)}
+    turns = {"peak": product(device), "copy": copy(device)}
+    if made.has_reference or not has_kernel:
+        turns = {"reference": _under("reference", made.step)} | turns
     if has_kernel:
         turns["kernel"] = _under("auto", made.step)
     if compiled:
@@ -93,7 +95,7 @@ def _milliseconds(times: dict[str, Seconds]) -> Values:
     def of(name: str, part: str) -> float | None:
         return round(1e3 * getattr(times[name], part), 4) if name in times else None
 
-    ratio = times["reference"].best / times["kernel"].best if "kernel" in times else None
+    ratio = times["reference"].best / times["kernel"].best if {"kernel", "reference"} <= times.keys() else None
     return {
         "reference_ms": of("reference", "best"),
         "reference_median_ms": of("reference", "median"),

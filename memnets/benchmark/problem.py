@@ -24,6 +24,7 @@ class Problem:
         flops: of matrix products and memory, where a formula tells; else they are counted.
         owned: what is there whether or not autograd keeps it.
         num_steps: steps of all sequences; None for an op, which is part of a step.
+        has_reference: whether the reference can do it too; else it would take too long, or too much memory.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Problem:
     flops: float | None = None
     owned: tuple[Tensor, ...] = ()
     num_steps: int | None = None
+    has_reference: bool = True
 
 
 def nbytes(tensors: Iterable[Tensor]) -> int:
