@@ -112,7 +112,7 @@ class TestRun:
         assert not (run_folder(config) / "references.json").exists()
 
     def test_steps_that_count_nowhere_still_train(self, tmp_path):
-        """In a stream of a copy only the last segments are judged: the others' gradients are zero, not NaN."""
+        """In a stream of a copy only the last segments are judged: the others' gradients are zero."""
         trainer = tiny_trainer(
             tmp_path, "task=segmented_copy", *RECALL[1:], "task.stream=true", "trainer.carry_state=true",
             "trainer.max_steps=8",

@@ -126,7 +126,7 @@ class Trainer:
         for parameters, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             parameters["lr"] = rate * factor
         batches = [self._batch(step * self.settings.accumulate + micro) for micro in range(self.settings.accumulate)]
-        count = self.group.sum(torch.stack([batch.mask.sum() for batch in batches]).sum().double()).clamp(min=1)
+        count = self.group.sum(torch.stack([batch.mask.sum() for batch in batches]).sum().double())
         self._sums = {}
         return batches, count
 
