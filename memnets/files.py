@@ -1,7 +1,8 @@
-"""Files that are replaced whole or not at all."""
+"""Files that are replaced whole or not at all, and their checksums."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -20,3 +21,12 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     aside = path.with_name(f".{path.name}.partial")
     write_synced(aside, content)
     aside.replace(path)
+
+
+def sha256(path: Path) -> str:
+    """Return a file's checksum."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

@@ -250,11 +250,14 @@ def test_stream_of_segments_equals_whole_sequences():
     assert_close(torch.cat(outputs, 1), expected, rtol=1e-9, atol=1e-12)
 
 
+RECALLS = ("", "_recurrent_tokens", "_delta", "_gated_delta", "_compressive")
+
+
 @pytest.mark.learning
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("suffix", ["", "_delta", "_gated_delta", "_compressive", "_without_memory"])
-def test_recall_beyond_the_window_needs_the_memory(suffix, seed, tmp_path):
-    overrides = [f"experiment=memory_transformer_recall{suffix}", f"seed={seed}", "logger.progress=none"]
+@pytest.mark.parametrize("model", ["transformer", *(f"memory_transformer{kind}" for kind in RECALLS)])
+def test_recall_beyond_the_window_needs_the_memory(model, seed, tmp_path):
+    overrides = ["experiment=transformer_recall", f"model={model}", f"seed={seed}", "logger.progress=none"]
     config = with_defaults(compose(overrides).config)
     check(config)
     experiment = build(config)
@@ -262,7 +265,7 @@ def test_recall_beyond_the_window_needs_the_memory(suffix, seed, tmp_path):
     trainer.fit()
     scores = trainer.evaluate(experiment.task, "test")
     assert scores["local_accuracy"] >= 0.95
-    if suffix != "_without_memory":
+    if model != "transformer":
         assert scores["remote_accuracy"] >= 0.95
         return
     batches = [experiment.task.batch("test", index, 64, 0) for index in range(experiment.task.num_batches("test", 64))]

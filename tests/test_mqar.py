@@ -101,6 +101,10 @@ def test_some_value_of_the_sequence_is_at_the_plateau():
     assert abs(total / count - 1 / 8) < 4 * (1 / 8 * 7 / 8 / count) ** 0.5
 
 
+def test_guessing_takes_any_value():
+    assert TASK.chance == {"accuracy": 1 / 4096}
+
+
 def test_longer_sequences_have_as_many_pairs():
     longer = TASK.at_length(200)
     assert longer.spec == TASK.spec

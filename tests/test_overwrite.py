@@ -122,6 +122,18 @@ class TestDraws:
             assert len(counted) == choices
             assert all(abs(count - expected) < 4 * expected**0.5 for count in counted.values())
 
+    def test_places_of_a_key_and_queries_of_a_segment_are_independent(self):
+        """One chance in four each that a key keeps its place, and that both remote queries are for one key."""
+        kept, same = [], []
+        for inputs, _, groups in lists(TASK.batch("train", 0, 2000, seed=0)):
+            for key in bindings(TASK, inputs):
+                first, second = (step % 16 for step in range(80) if step % 16 < 8 and inputs[step] == key)
+                kept.append(first == second)
+            one, two = (inputs[64 + i] for i in range(16) if groups[64 + i] == REMOTE)
+            same.append(one == two)
+        for found in (kept, same):
+            assert abs(sum(found) / len(found) - 1 / 4) < 4 * (3 / 16 / len(found)) ** 0.5
+
 
 class TestMetrics:
     def test_an_older_value_is_stale_and_any_other_is_only_wrong(self):

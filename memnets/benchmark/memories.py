@@ -29,6 +29,7 @@ SIZES = (
     "model.feed_forward_size=1024",
 )
 PLAIN = "model=transformer"
+EVERYWHERE = "model.memory_layers=null"
 KNN = ("model=memory_transformer", "model.memory.top_k=32", "model.memory.differentiable=false")
 KINDS: Mapping[str, tuple[str, ...]] = {
     "persistent 16": ("model=memory_transformer_persistent",),
@@ -37,6 +38,9 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "knn 8192": (*KNN, "model.memory.capacity=8192"),
     "knn 65536": (*KNN, "model.memory.capacity=65536"),
     "segment cache 512": ("model=memory_transformer_segment_cache", "model.memory.capacity=512"),
+    "delta": ("model=memory_transformer_delta", EVERYWHERE),
+    "gated delta": ("model=memory_transformer_gated_delta", EVERYWHERE),
+    "compressive": ("model=memory_transformer_compressive", EVERYWHERE),
 }
 """Overrides by name: the model's own file, sizes that matter here."""
 

@@ -40,9 +40,7 @@ class SequenceModel(nn.Module, ABC):
         """
         output = getattr(self, "output", None)
         if not isinstance(output, nn.Linear):
-            raise TypeError(
-                f"{type(self).__name__} does not end in a linear layer, self.output, whose inputs could be read"
-            )
+            raise TypeError(f"{type(self).__name__} does not end in a linear layer of each step, self.output")
         return output
 
     @abstractmethod

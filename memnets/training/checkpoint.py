@@ -6,7 +6,6 @@ A checkpoint is a folder: `<name>.safetensors` for each group of tensors, `state
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from memnets.files import write_synced
+from memnets.files import sha256, write_synced
 from memnets.training.distributed import Processes
 
 MANIFEST, STATE = "manifest.json", "state.json"
@@ -125,15 +124,6 @@ def prune(folder: Path, keep: int, also: int | None = None) -> None:
 def step_folder(folder: Path, step: int) -> Path:
     """Where the checkpoint of a step lies."""
     return folder / f"step_{step:08d}"
-
-
-def sha256(path: Path) -> str:
-    """Return a file's checksum."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _write_tensors(path: Path, named: Mapping[str, Tensor]) -> None:
