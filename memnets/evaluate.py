@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from memnets.check import ConfigError, Problem
 from memnets.config import build, load
@@ -16,6 +17,7 @@ from memnets.training import checkpoint
 from memnets.training.distributed import processes
 from memnets.training.evaluation import evaluate
 from memnets.training.logger import now
+from memnets.training.references import references
 from memnets.training.run import find_checkpoint
 from memnets.training.snapshot import restore_model
 from memnets.training.trace import write_trace
@@ -31,8 +33,15 @@ class Evaluation:
     overrides: list[str] = field(default_factory=list)
 
 
-def evaluate_checkpoint(wanted: Evaluation) -> dict[str, dict[str, float]]:
-    """Return metrics by test set; append them to the run's `evaluations.jsonl`; write a trace into `evaluation/`.
+class Evaluated(NamedTuple):
+    """Metrics by test set, and what those of the first are compared with (`training.references`)."""
+
+    metrics: dict[str, dict[str, float]]
+    references: dict[str, dict[str, float]]
+
+
+def evaluate_checkpoint(wanted: Evaluation) -> Evaluated:
+    """Return metrics; append them to the run's `evaluations.jsonl`; write a trace into `evaluation/`.
 
     Raises:
         ConfigError: no such folder, split or key.
@@ -50,16 +59,22 @@ def evaluate_checkpoint(wanted: Evaluation) -> dict[str, dict[str, float]]:
         model = experiment.model.to(group.device)
         restore_model(checkpoint.load(path, group.device), model, averaged=True)
         bfloat16 = experiment.trainer.precision == "bfloat16"
-        results = {
-            name: evaluate(model, task, split, experiment.trainer.eval_batch_size, group, bfloat16)
-            for name, task in _sets(experiment.task, wanted).items()
-        }
+        sets, size = _sets(experiment.task, wanted), experiment.trainer.eval_batch_size
+        results = {name: evaluate(model, task, split, size, group, bfloat16) for name, task in sets.items()}
+        compared = references(next(iter(sets.values())), split, size)
         (folder / "evaluation").mkdir(exist_ok=True)
         write_trace(model, _longest(experiment.task, wanted), folder / "evaluation", group.device)
-    row = {"checkpoint": path.name, "split": split, "overrides": wanted.overrides, "date": now(), "metrics": results}
+    row: dict[str, Any] = {
+        "checkpoint": path.name,
+        "split": split,
+        "overrides": wanted.overrides,
+        "date": now(),
+        "metrics": results,
+    }
+    row["references"] = compared
     with (folder / "evaluations.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
-    return results
+    return Evaluated(results, compared)
 
 
 def _sets(task: Task, wanted: Evaluation) -> dict[str, Task]:

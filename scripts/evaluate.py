@@ -5,10 +5,14 @@
   lengths=20,40     evaluate at these exact lengths instead
   key=value         change the configuration, for example task.eval_sequences=2000
 
-Prints a table, adds it to the run folder's evaluations.jsonl, and writes pictures into its evaluation/: where the heads
-were, memory content, what the heads emitted, usage and links of a DNC, the error against length, and steps.html, a page
-to step through one sequence in a browser. Of a Memory Network: attention.png and attention.html, what each hop looked
-at on the way to a few answers, beside the facts that truly support them.
+Prints a table, below it what its first set is compared with, as far as the task knows: `chance`, which is guessing, and
+`oracle`, the task's own solution by hand on the same data (of language modelling: bigrams counted in the training
+text, the least to beat). Adds both to the run folder's evaluations.jsonl.
+
+Writes pictures into its evaluation/: where the heads were, memory content, what the heads emitted, usage and links of a
+DNC, the error against length, and steps.html, a page to step through one sequence in a browser. Of a Memory Network:
+attention.png and attention.html, what each hop looked at on the way to a few answers, beside the facts that truly
+support them.
 """
 
 import sys
@@ -39,8 +43,8 @@ def main(arguments: list[str]) -> int:
             lengths(given.get("lengths", "")),
             [word for word in arguments if not word.startswith(own)],
         )
-        results = evaluate_checkpoint(wanted)
-        show(results)
+        results, references = evaluate_checkpoint(wanted)
+        show(results, references)
         print(*draw_evaluation(find_checkpoint(wanted.path).parents[1], results), sep="\n")
     except (ConfigError, CheckpointError, DataError, RunError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -54,10 +58,13 @@ def lengths(text: str) -> list[int]:
     return [int(word) for word in text.split(",") if word]
 
 
-def show(results: dict[str, dict[str, float]]) -> None:
-    table = Table("set", *next(iter(results.values())))
-    for name, metrics in results.items():
-        table.add_row(name, *(f"{value:.4g}" for value in metrics.values()))
+def show(results: dict[str, dict[str, float]], references: dict[str, dict[str, float]]) -> None:
+    names = list(next(iter(results.values())))
+    table = Table("set", *names)
+    for rows in (results, references):
+        for name, metrics in rows.items():
+            table.add_row(name, *(f"{metrics[key]:.4g}" if key in metrics else "–" for key in names))
+        table.add_section()
     Console().print(table)
 
 

@@ -23,19 +23,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_checkpoint_gives_the_numbers_its_training_ended_with(folder: Path) -> None:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     tested = {row["split"]: row for row in rows if row["split"] not in ("train", "validation")}
-    results = evaluate_checkpoint(Evaluation(folder))
+    results = evaluate_checkpoint(Evaluation(folder)).metrics
     assert list(results) == list(tested) == ["test", "length_4"]
     for name, metrics in results.items():
         assert metrics == {key: tested[name][key] for key in metrics}
 
 
 def test_other_lengths_and_settings(folder: Path) -> None:
-    results = evaluate_checkpoint(
+    results, references = evaluate_checkpoint(
         Evaluation(folder / "checkpoints" / "step_00000006", "train", [2, 7], ["task.eval_sequences=4"])
     )
     assert list(results) == ["length_2", "length_7"]
     row = json.loads((folder / "evaluations.jsonl").read_text().splitlines()[-1])
     assert row["metrics"] == results
+    assert row["references"] == references
     assert row["checkpoint"] == "step_00000006"
 
 

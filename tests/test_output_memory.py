@@ -48,11 +48,11 @@ def after(memory, hidden, words):
     return memory(hidden, words, memory.initial_state(len(hidden)))[1]
 
 
-def cache_by_loop(hidden, words, size, theta):
+def cache_by_loop(hidden, words, size, theta, vocab=VOCAB):
     """Equation 3 of arXiv:1612.04426, for one row; None where nothing is remembered."""
     rows = []
     for t in range(len(hidden)):
-        weight = [0.0] * VOCAB
+        weight = [0.0] * vocab
         for i in range(max(t - size, 0), t):
             dot = sum(a * b for a, b in zip(hidden[t], hidden[i], strict=True))
             weight[words[i]] += math.exp(theta * dot)

@@ -214,7 +214,37 @@ def normal(*sizes):
     return torch.randn(*sizes)
 
 
+def some(*sizes, every, one, other):
+    """A vector in every so many places, and another in all that are left."""
+    where = (torch.arange(sizes[-2]) % every == every - 1)[:, None]
+    return torch.where(where, one, other).expand(*sizes[:-1], -1).clone()
+
+
+def keys_rounded_down(*sizes):
+    """The greatest are rounded down most, the others up; a few hold the number that makes the step 1."""
+    first = torch.arange(sizes[-1]) < (sizes[-1] + 1) // 2
+    keys = some(*sizes, every=700, one=torch.full(sizes[-1:], 10.49), other=torch.where(first, 10.51, 10.3))
+    keys[..., ::100, 0], keys[..., ::100, 1:] = 127, -20
+    return keys
+
+
+def queries_rounded_down(*sizes):
+    half = (sizes[-1] - 1) // 2
+    query = torch.full(sizes, 9.51)
+    query[..., : half + 1], query[..., 0] = 10.49, 127
+    return query
+
+
+def keys_of_such(*sizes):
+    """Those that ask for what was rounded down in a query, and with one number more what was rounded up."""
+    half, place = (sizes[-1] - 1) // 2, torch.arange(sizes[-1])
+    down = (place >= 1) & (place < half)
+    return some(*sizes, every=700, one=down.float(), other=(place > half).float())
+
+
 KINDS = {
+    "keys_rounded_down": (lambda *n: torch.ones(n), keys_rounded_down),
+    "queries_rounded_down": (queries_rounded_down, keys_of_such),
     "normal": (normal, normal),
     "unit": (lambda *n: 10 * torch.nn.functional.normalize(normal(*n), dim=-1),) * 2,
     "of_all_sizes": (lambda *n: normal(*n) * (4 * normal(*n[:-1], 1)).exp(),) * 2,

@@ -1,9 +1,10 @@
-"""Command lines of the reporting scripts: paths, and `key=value` as everywhere in memnets."""
+"""Command lines of scripts: paths, and `key=value` as everywhere in memnets."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 
 class UsageError(Exception):
@@ -30,6 +31,21 @@ def read_arguments(
         else:
             paths.append(word)
     return paths, values
+
+
+def number(given: dict[str, str], key: str, kind: type, default: Any) -> Any:
+    """Return the value of a key as an int or float; None of `null`, the default if it isn't given.
+
+    Raises:
+        UsageError: it is no such number.
+    """
+    text = given.get(key)
+    if text is None or text == "null":
+        return default if text is None else None
+    try:
+        return kind(text)
+    except ValueError:
+        raise UsageError(f"{key}={text}: expected a {'whole ' if kind is int else ''}number") from None
 
 
 def _known(given: str, names: Sequence[str]) -> str:

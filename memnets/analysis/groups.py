@@ -33,6 +33,11 @@ class Group:
         return tuple(run for run in self.runs if run.done)
 
     @property
+    def references(self) -> Row:
+        """What the runs' metrics are compared with, `{"oracle": {"test/accuracy": 1.0}}`: the same for all of them."""
+        return next((run.references for run in self.done if run.references), {})
+
+    @property
     def settings(self) -> Row:
         """What the runs have in common, flat: `{"trainer.batch_size": 16}`."""
         return flatten(self.runs[0].shared)

@@ -48,6 +48,12 @@ li { margin: .25rem 0; overflow-wrap: anywhere }
 """
 
 
+REFERENCES = {
+    "chance": "Chance: what guessing gets.",
+    "oracle": "Oracle: what the task's own solution by hand gets on the same data; of language modelling, bigrams.",
+}
+
+
 class Picture(NamedTuple):
     """A PNG's content, its file name without ending, and the words around it."""
 
@@ -112,6 +118,8 @@ def _results(rows: Sequence[Sequence[str]]) -> str:
     repeated = [False, *(row[0] == above[0] for above, row in pairwise(body))]
     named = [("", *row[1:]) if again else row for again, row in zip(repeated, body, strict=True)]
     note = "Mean ± sample standard deviation over the seeds of finished runs; best: the best seed."
+    known = [REFERENCES[name] for name in header if name in REFERENCES]
+    note = " ".join([note, *known])
     return f'<p class="soft">{note}</p>{table(header, named, 2)}'
 
 

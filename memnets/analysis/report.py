@@ -19,13 +19,14 @@ from memnets.analysis.page import Picture, page
 from memnets.analysis.records import state
 from memnets.analysis.runs import Problem, Run, RunError, read_run
 from memnets.analysis.stepper import STEPS, write_steps
-from memnets.analysis.tables import HEADER, cells, statistics
+from memnets.analysis.tables import HEADER, cells, plain, statistics
 from memnets.analysis.traces import TRACE, read_trace
 from memnets.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+REFERENCES = ("chance", "oracle")
 CAPTIONS = {"addressing": "One test sequence", "attention": "A few test questions, ● their true supporting facts"}
 
 
@@ -42,13 +43,24 @@ class Report:
     problems: tuple[Problem, ...]
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the table: a header, and a row per experiment and metric of the finished runs."""
-        return [HEADER, *(cells(group.label, result) for group in self.groups for result in statistics(group))]
+        """Return the table: a header, and a row per experiment and metric of the finished runs.
+
+        Beside the metrics stand `chance` and `oracle`, as far as any of the runs tells them.
+        """
+        told = [name for name in REFERENCES if any(name in group.references for group in self.groups)]
+        lines = [(group, result) for group in self.groups for result in statistics(group)]
+        rows = [(*cells(group.label, result), *_compared(group, result.metric, told)) for group, result in lines]
+        return [(*HEADER, *told), *rows]
 
     def unfinished(self) -> list[Problem]:
         """Return the runs that don't count in the table, and why."""
         runs = [run for group in self.groups for run in group.runs]
         return [Problem(run.path, state(run)) for run in runs if not run.done]
+
+
+def _compared(group: Group, metric: str, names: Sequence[str]) -> list[str]:
+    values = [group.references.get(name, {}).get(metric) for name in names]
+    return ["" if value is None else plain(value) for value in values]
 
 
 def make_report(runs: Sequence[Run], problems: Sequence[Problem] = ()) -> Report:

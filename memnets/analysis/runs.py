@@ -7,13 +7,14 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 Row = dict[str, Any]
+REFERENCES = "references.json"
 FILES = ("config.yaml", "status.json", "environment.json")
 NOT_METRICS = ("step", "sequences", "split")
 APART = ("seed", "logger", "runtime")
@@ -45,6 +46,7 @@ class Run:
         status: how far it came, and how it ended.
         environment: command, commit, versions, machine.
         metrics: rows in the order they were written.
+        references: what its metrics are compared with: `{"chance": {"test/accuracy": 0.03}}`; {} if it tells none.
         cut_lines: rows at the end that a kill cut short and that were left out (0 or 1).
     """
 
@@ -54,6 +56,7 @@ class Run:
     status: Row
     environment: Row
     metrics: tuple[Row, ...]
+    references: Row = field(default_factory=dict)
     cut_lines: int = 0
 
     @property
@@ -96,7 +99,8 @@ def read_run(path: Path) -> Run:
         raise RunError(f"not a run folder: it holds none of {', '.join(FILES)}")
     config, status, environment = (_read_mapping(path / name) for name in FILES)
     metrics, cut_lines = _read_rows(path / "metrics.jsonl")
-    return Run(path, _name(path, config), config, status, environment, tuple(metrics), cut_lines)
+    references = _read_mapping(path / REFERENCES) if (path / REFERENCES).exists() else {}
+    return Run(path, _name(path, config), config, status, environment, tuple(metrics), references, cut_lines)
 
 
 def find_runs(patterns: Iterable[str | Path]) -> tuple[list[Run], list[Problem]]:

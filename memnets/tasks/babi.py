@@ -16,7 +16,7 @@ from torch import Tensor
 from memnets.contracts import Batch, Ratio, Spec, Split, Story, map_tensors
 from memnets.tasks import babi_oracle
 from memnets.tasks.babi_files import NAMES, BabiFile, check_answers, find_file, read_file
-from memnets.tasks.base import Criterion, Task, as_tensor, data_root, epoch_indices, ratio
+from memnets.tasks.base import Criterion, NoOracleError, Task, as_tensor, data_root, epoch_indices, ratio
 
 SizeName = Literal["1k", "10k"]
 
@@ -155,10 +155,12 @@ class Babi(Task):
         """Follow people and things through the story (tasks 1 to 3, if `story_size` drops nothing that matters).
 
         Raises:
-            ValueError: a task whose rules are not written down here.
+            NoOracleError: a task whose rules are not written down here.
         """
         if self.number not in babi_oracle.ANSWERABLE:
-            raise ValueError(f"the oracle answers bAbI tasks {babi_oracle.ANSWERABLE}, not task.number={self.number}")
+            raise NoOracleError(
+                f"the oracle answers bAbI tasks {babi_oracle.ANSWERABLE}, not task.number={self.number}"
+            )
         ids = {word: i for i, word in enumerate(self.vocabulary)}
         answers = [ids[babi_oracle.answer(words)] for words in self._read(batch)]
         logits = 20.0 * F.one_hot(torch.tensor(answers), len(ids))

@@ -91,7 +91,11 @@ class Task(ABC):
 
     @abstractmethod
     def oracle(self, batch: Batch) -> Tensor:
-        """Outputs that solve the batch, computed by hand from `batch.inputs` alone: proof that it can be solved."""
+        """Outputs that solve the batch, computed by hand from `batch.inputs` alone: proof that it can be solved.
+
+        Raises:
+            NoOracleError: nobody wrote down how this one is solved.
+        """
 
     def test_sets(self) -> dict[str, Task]:
         """Tasks to evaluate on when training ends, by name: the task itself, and what lies beyond its training."""
@@ -134,6 +138,10 @@ def ratio(values: Tensor, where: Tensor | None = None) -> Ratio:
     """Sum of `values` over `where`, and how many they are."""
     where = torch.ones_like(values) if where is None else where
     return Ratio((values * where).sum(dtype=torch.float64), where.sum(dtype=torch.float64))
+
+
+class NoOracleError(ValueError):
+    """A task of a kind whose rules are not written down here has no oracle."""
 
 
 class DataError(Exception):

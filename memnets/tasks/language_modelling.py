@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -76,6 +77,11 @@ class LanguageModelling(Task):
         return self._texts.vocabulary
 
     @property
+    def end(self) -> int:
+        """Id of the token that ends a line: the one before a text's first."""
+        return self._texts.end
+
+    @property
     def spec(self) -> Spec:
         """Tokens in, logits over all tokens out."""
         return Spec("tokens", len(self.vocabulary), len(self.vocabulary))
@@ -128,10 +134,19 @@ class LanguageModelling(Task):
         Raises:
             ValueError: the text has fewer tokens than streams.
         """
-        length = len(self._texts.splits[split])
+        length = self.num_tokens(split)
         if length < streams:
             raise ValueError(f"{split} has {length} tokens, too few for {streams} streams: lower task.eval_streams")
         return -(-length // (streams * self.eval_segment_length))
+
+    def num_tokens(self, split: Split) -> int:
+        """Return the tokens of a text."""
+        return len(self._texts.splits[split])
+
+    def fingerprint(self, split: Split) -> str:
+        """Hash of a text's ids and of the vocabulary that they count in."""
+        words = "\n".join(self.vocabulary).encode()
+        return hashlib.sha256(words + self._texts.splits[split].numpy().tobytes()).hexdigest()
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy in nats, summed over tokens."""

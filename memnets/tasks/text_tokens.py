@@ -33,8 +33,23 @@ class TokenTexts(NamedTuple):
     splits: dict[Split, Shaped[Tensor, " tokens"]]
 
 
+class Read(NamedTuple):
+    """A piece of text as token ids, and its words that are none: these are read as `<unk>`."""
+
+    ids: list[int]
+    unknown: list[str]
+
+
 class Tokens(ABC):
     """Turns texts into ids. Whatever is learned to do so comes from the training text alone."""
+
+    @abstractmethod
+    def read(self, text: str, vocabulary: tuple[str, ...]) -> Read:
+        """Return a piece of a text as ids."""
+
+    @abstractmethod
+    def write(self, ids: list[int], vocabulary: tuple[str, ...]) -> str:
+        """Return ids as a text."""
 
     @abstractmethod
     def encode(self, texts: dict[Split, Text]) -> TokenTexts:
@@ -80,6 +95,18 @@ class Words(Tokens):
             splits[split] = torch.from_numpy(np.fromiter(numbers, np.int32))
         return TokenTexts(vocabulary, ids[END], splits)
 
+    def read(self, text: str, vocabulary: tuple[str, ...]) -> Read:
+        """Return the ids of its words, with `<eos>` at its line ends alone."""
+        ids = {word: i for i, word in enumerate(vocabulary)}
+        words = list(_words(text))[:-1]  # what comes next continues the last line
+        words += [END] if text.endswith("\n") else []
+        return Read([ids.get(word, ids[UNKNOWN]) for word in words], [word for word in words if word not in ids])
+
+    def write(self, ids: list[int], vocabulary: tuple[str, ...]) -> str:
+        """Return the words with blanks between, and line ends for `<eos>`."""
+        lines = " ".join(vocabulary[i] for i in ids).split(END)
+        return "\n".join(line.strip() for line in lines)
+
     def _vocabulary(self, counts: Counter[str]) -> tuple[str, ...]:
         known = [word for word, count in counts.items() if count >= self.min_count and word not in (END, UNKNOWN)]
         known.sort(key=lambda word: (-counts[word], word))
@@ -94,6 +121,14 @@ class Bytes(Tokens):
         """Return the texts as they are."""
         splits = {split: torch.frombuffer(bytearray(text.content), dtype=torch.uint8) for split, text in texts.items()}
         return TokenTexts(tuple(ascii(chr(byte))[1:-1] for byte in range(256)), ord("\n"), splits)
+
+    def read(self, text: str, vocabulary: tuple[str, ...]) -> Read:
+        """Return its UTF-8 bytes."""
+        return Read(list(text.encode()), [])
+
+    def write(self, ids: list[int], vocabulary: tuple[str, ...]) -> str:
+        """Return the bytes as UTF-8; what isn't is shown as �."""
+        return bytes(ids).decode(errors="replace")
 
 
 def _words(text: str) -> Iterator[str]:

@@ -27,6 +27,7 @@ from memnets.training.checkpoint import CheckpointError
 from memnets.training.distributed import Processes
 from memnets.training.logger import RunLogger, environment, now, write_json
 from memnets.training.progress import NonFiniteError, Outcome
+from memnets.training.references import REFERENCES, run_references
 from memnets.training.replicas import ReplicaError
 from memnets.training.reporter import Reporter
 from memnets.training.settings import LoggerSettings, RuntimeSettings
@@ -171,6 +172,9 @@ class Run:
     def end(self, outcome: Outcome) -> int:
         """Tell why training ended; return the exit code."""
         interrupted = outcome == "interrupted"
+        if not interrupted and self.trainer is not None and self.group.leads:
+            task, batch_size = self.trainer.task, self.trainer.settings.eval_batch_size
+            write_json(self.folder / REFERENCES, run_references(task, batch_size))
         if interrupted and self.trainer is not None and self.group.leads:
             print(f"saved at step {self.trainer.progress.step}: the same command goes on from there", file=sys.stderr)
         self._status("interrupted" if interrupted else "done", outcome=outcome, ended=now())

@@ -12,10 +12,10 @@
 
 namespace memnets {
 
-constexpr int64_t BLOCK = 1024;  // keys; with their bytes, queries and best slots so far they fill a cache of the second level
+constexpr int64_t BLOCK = 1024;  // keys: they, their bytes, queries and best slots fit a second-level cache
 constexpr int64_t FEW = 8;      // queries
 
-// |dot(q, k) - q·k| <= rounding_bound · |q| |k| for words of this size (Higham 2002, section 3.1), with room to spare.
+// |dot(q, k) - q·k| <= rounding_bound · |q| |k| for words of this size (Higham 2002, section 3.1), and to spare.
 template <class T>
 inline double rounding_bound(int64_t word) {
   return double(word + 8) * std::numeric_limits<T>::epsilon();
