@@ -17,6 +17,7 @@ from memnets.memory.slots.base import Memory, Sizes, Slots, Window, unit_length
 from memnets.memory.slots.integration import JointSoftmax, attend
 from memnets.memory.slots.knn import KNNMemory
 from memnets.memory.slots.persistent import PersistentMemory
+from memnets.memory.slots.test_time import NeuralMemory
 from memnets.memory.slots.tokens import MemoryTokens
 from memnets.memory.window_attention import visible_near
 
@@ -243,7 +244,7 @@ class TestMemoryTokens:
             MemoryTokens(SIZES, num_tokens=0)
 
 
-@pytest.mark.parametrize("kind", [KNNMemory, PersistentMemory, MemoryTokens])
+@pytest.mark.parametrize("kind", [KNNMemory, PersistentMemory, MemoryTokens, NeuralMemory])
 def test_reset_of_no_row_changes_nothing(kind):
     memory = kind(SIZES)
     assert isinstance(memory, Memory)
