@@ -20,6 +20,7 @@ from memnets.memory.slots.fast_weight import DeltaMemory
 from memnets.memory.slots.integration import JointSoftmax, attend
 from memnets.memory.slots.knn import KNNMemory, KNNState
 from memnets.memory.slots.persistent import PersistentMemory
+from memnets.memory.slots.test_time import NeuralMemory
 from memnets.memory.slots.tokens import MemoryTokens
 from memnets.memory.window_attention import visible_near
 
@@ -330,7 +331,9 @@ class TestMemoryTokens:
             MemoryTokens(SIZES, num_tokens=0)
 
 
-@pytest.mark.parametrize("kind", [KNNMemory, PersistentMemory, MemoryTokens, DeltaMemory, CompressiveMemory])
+@pytest.mark.parametrize(
+    "kind", [KNNMemory, PersistentMemory, MemoryTokens, DeltaMemory, CompressiveMemory, NeuralMemory]
+)
 def test_reset_of_no_row_changes_nothing(kind):
     memory = kind(SIZES)
     assert isinstance(memory, Memory)
