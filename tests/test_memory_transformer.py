@@ -24,6 +24,7 @@ from memnets.memory.slots.persistent import PersistentMemory
 from memnets.memory.slots.product_key import ProductKeyMemory
 from memnets.memory.slots.recurrent_tokens import RecurrentTokens
 from memnets.memory.slots.segment_cache import SegmentCache
+from memnets.memory.slots.test_time import NeuralMemory
 from memnets.memory.slots.tokens import MemoryTokens
 from memnets.models.base import trace
 from memnets.models.memory_transformer import MemoryTransformer
@@ -44,6 +45,8 @@ MEMORIES = {
     "delta": DeltaMemory,
     "gated_delta": partial(DeltaMemory, gated=True),
     "compressive": CompressiveMemory,
+    "neural": partial(NeuralMemory, hidden_size=5, chunk_size=3),
+    "neural_linear": partial(NeuralMemory, hidden_size=None),
     "knn_detached": partial(KNNMemory, capacity=5, top_k=2, differentiable=False),
 }
 WINDOW, TIME, VOCABULARY = 4, 23, 11

@@ -33,6 +33,7 @@ SMALL = {
     "d_model": 8,
     "num_heads": 2,
     "window": 3,
+    "chunk_size": 2,
     "capacity": 4,
     "top_k": 2,
     "num_tokens": 2,

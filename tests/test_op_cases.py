@@ -21,8 +21,8 @@ from memnets.ops.erase_add import read
 CASES = [pytest.param(case, id=case.name) for case in cases()]
 
 
-ELSEWHERE = {"backend", "sequence", "ntm_sequence", "dnc_sequence", "sam_sequence", "memory_hops"}
-"""No ops of one step: tested in test_backend.py, test_kernels.py, test_dnc.py, test_sam.py and test_memory_hops.py."""
+ELSEWHERE = {"backend", "sequence", "ntm_sequence", "dnc_sequence", "sam_sequence", "memory_hops", "neural_memory"}
+"""No ops of one step: tested in test_backend.py, test_kernels.py, test_dnc.py, test_sam.py and the files so named."""
 
 
 def as_tuple(result):

@@ -21,6 +21,7 @@ from memnets.memory.slots.integration import JointSoftmax, attend
 from memnets.memory.slots.knn import KNNMemory, KNNState
 from memnets.memory.slots.persistent import PersistentMemory
 from memnets.memory.slots.product_key import ProductKeyMemory
+from memnets.memory.slots.test_time import NeuralMemory
 from memnets.memory.slots.tokens import MemoryTokens
 from memnets.memory.window_attention import visible_near
 
@@ -332,7 +333,8 @@ class TestMemoryTokens:
 
 
 @pytest.mark.parametrize(
-    "kind", [KNNMemory, PersistentMemory, ProductKeyMemory, MemoryTokens, DeltaMemory, CompressiveMemory]
+    "kind",
+    [KNNMemory, PersistentMemory, ProductKeyMemory, MemoryTokens, DeltaMemory, CompressiveMemory, NeuralMemory],
 )
 def test_reset_of_no_row_changes_nothing(kind):
     memory = kind(SIZES)
