@@ -42,6 +42,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "delta": ("model=memory_transformer_delta", EVERYWHERE),
     "gated delta": ("model=memory_transformer_gated_delta", EVERYWHERE),
     "compressive": ("model=memory_transformer_compressive", EVERYWHERE),
+    "test-time": ("model=memory_transformer_test_time", EVERYWHERE),
 }
 """Overrides by name: the model's own file, sizes that matter here."""
 
