@@ -12,8 +12,8 @@ Analyzer = Callable[[str], list[str]]
 
 WORD = re.compile(r"\w+")
 STOP_WORDS = """
-a an and are as at be been but by did do does for from had has have he her his how in is it its not of on or she than that
-the their then there these they this those to was were what when where which who whom whose why with
+a an and are as at be been but by did do does for from had has have he her his how in is it its not of on or she than
+that the their then there these they this those to was were what when where which who whom whose why with
 """
 """Words of English that are in most texts, and what questions ask with."""
 
