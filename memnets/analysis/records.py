@@ -12,6 +12,7 @@ from memnets.analysis.groups import Group, group_runs
 from memnets.analysis.kernels import KERNELS
 from memnets.analysis.rows import RecordError, commit_of, device_of, read_rows, write_rows
 from memnets.analysis.runs import Problem, Run
+from memnets.analysis.searches import SEARCHES
 from memnets.analysis.tables import Statistic, measurements, statistics
 
 PUBLISHED = "published.csv"
@@ -147,7 +148,11 @@ def read_published(path: Path) -> dict[Key, str]:
 
 def tables(results: Path) -> dict[str, Path]:
     """Return a folder's tables of experiments by name."""
-    return {path.stem: path for path in sorted(results.glob("*.csv")) if path.name not in (PUBLISHED, KERNELS, COSTS)}
+    return {
+        path.stem: path
+        for path in sorted(results.glob("*.csv"))
+        if path.name not in (PUBLISHED, KERNELS, COSTS, SEARCHES)
+    }
 
 
 def commit(run: Run) -> str:
