@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch.testing import assert_close
 
-from memnets.contracts import Spec, Story, map_tensors, named_tensors
+from memnets.contracts import Edges, GraphQuestion, Spec, Story, map_tensors, named_tensors
 from memnets.models.base import SequenceModel, read_hidden
 from memnets.models.controller import LSTMController
 from memnets.models.lstm import LSTM
@@ -23,7 +23,10 @@ SPECS = {
     "vectors": Spec("vectors", 4, 3),
     "tokens": Spec("tokens", 7, 7),
     "story": Spec("story", 9, 9, story_size=4, sentence_size=3),
+    "graph": Spec("graph", 9, 7, num_relations=3),
 }
+QUESTIONS = {"story", "graph"}
+"""Kinds that are read whole and answered once."""
 SMALL = {
     "memory_size": 5,
     "word_size": 3,
@@ -72,10 +75,21 @@ def inputs_of(kind, batch=BATCH, time=TIME, seed=0):
     if kind == "tokens":
         return torch.randint(spec.input_size, (batch, time), generator=generator)
     words = partial(torch.randint, 1, spec.input_size, generator=generator)
+    if kind == "graph":
+        return graph_question(words((batch, 5)), partial(torch.randint, generator=generator), spec)
     story = words((batch, spec.story_size, spec.sentence_size))
     story[0, 2:] = 0  # a shorter story
     story[:, 0, 2:] = 0  # a shorter sentence
     return Story(story, words((batch, spec.sentence_size)))
+
+
+def graph_question(words, draw, spec):
+    """Of three words and of five, about a graph each, of which some edges are padding."""
+    batch, num_edges = len(words), 40
+    words[0, 3:] = 0
+    source, target = (draw(spec.output_size, (batch, num_edges)) for _ in range(2))
+    relation, mask = draw(spec.num_relations, (batch, num_edges)), draw(10, (batch, num_edges)) > 0
+    return GraphQuestion(draw(spec.output_size, (batch,)), words, Edges(source, relation, target, mask))
 
 
 def disturb(model):
@@ -93,7 +107,7 @@ def outputs_of(model, inputs, state=None):
 
 PAIRS = [pytest.param(path, kind, id=f"{path.stem}-{kind}") for path in CONFIGS for kind in accepted(path)]
 every_model = pytest.mark.parametrize(("path", "kind"), PAIRS)
-every_sequence_model = pytest.mark.parametrize(("path", "kind"), [p for p in PAIRS if p.values[1] != "story"])
+every_sequence_model = pytest.mark.parametrize(("path", "kind"), [p for p in PAIRS if p.values[1] not in QUESTIONS])
 
 
 @pytest.fixture
@@ -106,7 +120,7 @@ class TestContract:
     def test_output_shape(self, model, kind):
         assert isinstance(model, SequenceModel)
         outputs, _ = model(inputs_of(kind))
-        steps = () if kind == "story" else (TIME,)
+        steps = () if kind in QUESTIONS else (TIME,)
         assert outputs.shape == (BATCH, *steps, SPECS[kind].output_size)
         assert outputs.isfinite().all()
 
