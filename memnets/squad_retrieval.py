@@ -32,7 +32,7 @@ def relevances() -> dict[str, Relevance]:
     return {
         "bm25": BM25(analyzer=EnglishWords()),
         "bm25_plain": BM25(),
-        "bm25_okapi": BM25(epsilon=0.25),
+        "bm25_okapi": BM25(k1=1.5, epsilon=0.25),
         "tfidf": TfIdf(EnglishWords()),
         "dense": Dense(),
         "hybrid": Hybrid(BM25(analyzer=EnglishWords()), Dense()),

@@ -44,7 +44,7 @@ def one_row(row):
     return Selected(torch.tensor([[row]]), torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool))
 
 
-def okapi_by_loop(texts, query, k1=1.5, b=0.75, epsilon=None):
+def okapi_by_loop(texts, query, k1=1.2, b=0.75, epsilon=None):
     """BM25 by loops: Lucene's idf, or with an epsilon the package rank-bm25's, where its mean is positive."""
     bags = [Counter(words(text)) for text in texts]
     mean_length = sum(sum(bag.values()) for bag in bags) / len(bags)

@@ -30,7 +30,7 @@ class BM25:
     is not positive itself, as in a memory of one or two entries, what shares no word would come first; there the 1 is.
 
     Args:
-        k1: how soon further occurrences of a word stop counting.
+        k1: how soon further occurrences of a word stop counting; 1.2 as in Lucene (rank-bm25: 1.5).
         b: how much long entries are marked down, from 0 to 1.
         epsilon: idf of words in more than half of the entries, as a part of the mean (rank-bm25: 0.25); null: Lucene's.
         analyzer: makes words of texts and queries; `EnglishWords` finds more than plain words in English.
@@ -40,7 +40,7 @@ class BM25:
     """
 
     def __init__(
-        self, k1: float = 1.5, b: float = 0.75, epsilon: float | None = None, analyzer: Analyzer = words
+        self, k1: float = 1.2, b: float = 0.75, epsilon: float | None = None, analyzer: Analyzer = words
     ) -> None:
         if k1 < 0 or (epsilon or 0) < 0 or not 0 <= b <= 1:
             raise ValueError(f"BM25 needs k1 and epsilon >= 0 and b from 0 to 1, not {k1}, {epsilon} and {b}")
