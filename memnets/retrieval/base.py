@@ -106,7 +106,7 @@ class ExternalMemory(Protocol):
         ...
 
     def changes_since(self, version: int) -> list[Change] | None:
-        """(row, its new text; None where vacant) of each change since, oldest first; None where no longer known."""
+        """(row, its text now; None where vacant) of each row changed since; None where that is no longer known."""
         ...
 
     def save(self, folder: Path) -> None:

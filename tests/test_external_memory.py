@@ -1,0 +1,449 @@
+"""External memories: against a dict that does the same, on disk, and given what they must refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from retrieval_example import ENCODER, KINDS, MAX_TOKENS, PEOPLE, SIZE, memory_of, one_row, queries_of
+from torch.testing import assert_close
+
+from memnets.retrieval import folder as folder_module
+from memnets.retrieval import rows as rows_module
+from memnets.retrieval import word_counts as word_counts_module
+from memnets.retrieval.base import EmptyMemoryError, ExternalMemory, MemoryFolderError
+from memnets.retrieval.encoder import Encoded, HashedEncoder
+from memnets.retrieval.entries import Entry, EntryError
+from memnets.retrieval.lexical import BM25, TfIdf
+from memnets.retrieval.relevance import Dense
+from memnets.retrieval.selection import All, Selected, TopK
+from memnets.retrieval.sequence_memory import SequenceMemory
+from memnets.retrieval.vector_memory import VectorMemory
+
+kinds = pytest.mark.parametrize("kind", KINDS)
+QUERY = "a b c d"
+IDS = st.sampled_from([f"id{number}" for number in range(12)])
+TEXTS = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=5).map(" ".join)
+ENTRIES = st.lists(st.builds(Entry, IDS, TEXTS, st.integers(-1, 3)), max_size=5)
+
+
+def contents(memory):
+    """What a memory says it holds."""
+    held = [memory.entry(row) for row in range(memory.num_rows)]
+    assert [entry is not None for entry in held] == memory.occupied.tolist()
+    assert all(memory.row(entry.id) == row for row, entry in enumerate(held) if entry is not None)
+    return {entry.id: entry for entry in held if entry is not None}
+
+
+def say(memory, id):
+    """The items of an entry, as a read gives them."""
+    block = memory.read(one_row(memory.row(id)))
+    return [part[0] for part in block if part is not None]
+
+
+class ChangingMemory(RuleBasedStateMachine):
+    """Writes, replaces, erases, reads, saves and loads in any order, beside a dict; indexes beside ones made anew."""
+
+    kind = "vector"
+
+    @initialize()
+    def start(self):
+        self.memory, self.model = KINDS[self.kind](), {}
+        self.indexes = [BM25(), TfIdf(), Dense()]
+        self.folder = Path(tempfile.mkdtemp())
+        self.saved = None
+
+    def teardown(self):
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @rule(entries=ENTRIES)
+    def write(self, entries):
+        self.change(entries, [entry.id not in self.model for entry in entries], self.memory.write)
+
+    @rule(entries=ENTRIES)
+    def replace(self, entries):
+        self.change(entries, [entry.id in self.model for entry in entries], self.memory.replace)
+
+    def change(self, entries, allowed, call):
+        before = self.memory.version
+        if all(allowed) and len({entry.id for entry in entries}) == len(entries):
+            call(entries)
+            self.model.update({entry.id: entry for entry in entries})
+            assert self.memory.version > before or not entries
+        else:
+            with pytest.raises(EntryError):
+                call(entries)
+            assert self.memory.version == before
+
+    @rule(ids=st.lists(IDS, max_size=4))
+    def erase(self, ids):
+        if all(id in self.model for id in ids) and len(set(ids)) == len(ids):
+            self.memory.erase(ids)
+            for id in ids:
+                del self.model[id]
+        else:
+            with pytest.raises(EntryError):
+                self.memory.erase(ids)
+
+    @rule()
+    def save(self):
+        self.memory.save(self.folder)
+        self.saved = dict(self.model), self.memory.version
+
+    @precondition(lambda self: self.saved)
+    @rule()
+    def load(self):
+        self.memory = type(self.memory).load(self.folder, ENCODER)
+        self.model = dict(self.saved[0])
+        assert self.memory.version == self.saved[1]
+
+    @rule()
+    def ask(self):
+        """Indexes that have followed so far, or not for a while, equal new ones."""
+        if not self.model:
+            with pytest.raises(EmptyMemoryError):
+                self.indexes[0].scores(self.memory, queries_of(QUERY))
+            return
+        for index in self.indexes:
+            found = index.scores(self.memory, queries_of(QUERY, "h h a"))
+            assert_close(found, type(index)().scores(self.memory, queries_of(QUERY, "h h a")), rtol=1e-6, atol=1e-7)
+            assert (found > -torch.inf).equal(self.memory.occupied.expand(2, -1))
+
+    @invariant()
+    def says_what_the_dict_says(self):
+        assert contents(self.memory) == self.model
+        assert len(self.memory) == len(self.model)
+        assert not self.memory.vectors[~self.memory.occupied].any()
+        for id, entry in self.model.items():
+            for part, expected in zip(say(self.memory, id), self.expected(entry), strict=True):
+                assert_close(part, expected)
+
+    def expected(self, entry):
+        row, valued = self.memory.row(entry.id), any(entry.value >= 0 for entry in self.model.values())
+        vector = ENCODER.encode([entry.text]).vectors
+        parts = [vector, torch.tensor([True]), torch.ones(1), torch.tensor([row]), torch.tensor([entry.value])]
+        return parts if valued else parts[:4]
+
+
+class ChangingSequences(ChangingMemory):
+    kind = "sequence"
+
+    def expected(self, entry):
+        encoded, count = ENCODER.encode([entry.text]), min(len(entry.text.split()), MAX_TOKENS)
+        states, mask = torch.zeros(MAX_TOKENS, SIZE), torch.arange(MAX_TOKENS) < count
+        states[:count] = encoded.states[0, :count]
+        tokens = torch.zeros(MAX_TOKENS).long()
+        tokens[:count] = encoded.tokens[0, :count]
+        rows = torch.full((MAX_TOKENS,), self.memory.row(entry.id))
+        values = torch.where(mask, entry.value, -1)
+        valued = any(entry.value >= 0 for entry in self.model.values())
+        return [states, mask, mask.float(), rows, tokens] + ([values] if valued else [])
+
+
+for machine in (ChangingMemory, ChangingSequences):
+    machine.TestCase.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
+TestChangingMemory = ChangingMemory.TestCase
+TestChangingSequences = ChangingSequences.TestCase
+
+
+class TestJournal:
+    @pytest.fixture(autouse=True)
+    def small(self, monkeypatch):
+        monkeypatch.setattr(rows_module, "REMEMBERED", 4)
+        monkeypatch.setattr(word_counts_module, "LEAST_APART", 2)
+
+    def test_tells_what_changed_and_forgets_what_is_old(self):
+        memory = memory_of(entries=PEOPLE[:2])
+        start = memory.version
+        memory.replace([PEOPLE[1]._replace(text="bob sings")])
+        memory.erase(["ada"])
+        assert memory.changes_since(start) == [(1, "bob sings"), (0, None)]
+        assert memory.changes_since(memory.version) == []
+        assert memory.changes_since(memory.version + 1) is None
+        for _ in range(9):
+            memory.replace([PEOPLE[1]])
+        assert memory.changes_since(start) is None
+        assert memory.changes_since(memory.version - 1) == [(1, PEOPLE[1].text)]
+
+    def test_what_was_erased_is_in_no_journal_and_no_row(self):
+        memory = memory_of()
+        memory.erase(["ada", "ivy"])
+        assert "london" not in str(memory.changes_since(0)) + str(contents(memory))
+        assert not memory.vectors[[0, 3]].any()
+
+    @pytest.mark.parametrize("relevance", [BM25, TfIdf])
+    def test_indexes_follow_through_many_changes(self, relevance):
+        """Over the limits at which rows are inverted again, and at which the journal no longer reaches back."""
+        memory, index = memory_of(), relevance()
+        for number in range(40):
+            memory.write([Entry(str(number), f"new {'word ' * (number % 3)} {number}")])
+            if number % 5 == 4:
+                memory.erase([str(number - 3)])
+                memory.replace([PEOPLE[0]._replace(text=f"ada lives in word {number}")])
+            if number % 12 > 5:
+                asked = queries_of("the new word", "39 lives in london")
+                assert_close(index.scores(memory, asked), relevance().scores(memory, asked))
+
+    def test_an_index_that_turns_to_another_memory_of_the_same_version_sees_it(self):
+        first, second = memory_of(entries=PEOPLE[:1]), memory_of(entries=PEOPLE[1:2])
+        index, asked = BM25(), queries_of("flute")
+        assert index.scores(first, asked).item() == 0
+        assert index.scores(second, asked).item() > 0
+
+
+@kinds
+class TestReading:
+    def test_keeps_the_contract(self, kind):
+        assert isinstance(memory_of(kind), ExternalMemory)
+
+    def test_padding_reads_as_nothing(self, kind):
+        memory = memory_of(kind)
+        rows, mask = torch.tensor([[3, -7, 99], [1, 0, 4]]), torch.tensor([[True, False, False], [True, True, False]])
+        block = memory.read(Selected(rows, torch.full((2, 3), 0.5), mask))
+        items = block.mask.view(2, 3, -1)
+        assert items.any(-1).equal(mask)
+        assert not block.vectors[~block.mask].any()
+        assert not block.scores[~block.mask].any()
+        assert block.values is not None
+        assert (block.values[~block.mask] == -1).all()
+        assert block.rows.view(2, 3, -1)[..., 0].equal(torch.where(mask, rows, 0))
+        assert (block.scores[block.mask] == 0.5).all()
+
+    def test_a_row_depends_on_its_query_alone(self, kind):
+        memory, asked = memory_of(kind), queries_of("who lives in london", "the flute")
+        both = memory.read(TopK(2).select(Dense().scores(memory, asked)))
+        for number, text in enumerate(asked.texts):
+            alone = memory.read(TopK(2).select(Dense().scores(memory, queries_of(text))))
+            for part, own in zip(both, alone, strict=True):
+                if part is not None:
+                    assert_close(part[number], own[0])
+
+    def test_values_are_left_out_where_no_entry_has_one(self, kind):
+        memory = memory_of(kind, PEOPLE[1:3])
+        assert memory.read(one_row(1)).values is not None
+        memory.erase(["bob"])
+        assert memory.read(one_row(1)).values is None
+
+    def test_all_reads_a_memory_whole(self, kind):
+        memory = memory_of(kind)
+        memory.erase(["bob"])
+        block = memory.read(All().select(Dense().scores(memory, queries_of("x"))))
+        assert block.rows.unique().tolist() == [0, 2, 3, 4]
+
+    def test_rows_of_an_older_version_are_refused(self, kind):
+        memory = memory_of(kind)
+        memory.erase(["max"])
+        for row in (4, 5, -1):
+            with pytest.raises(EntryError, match="select again"):
+                memory.read(one_row(row))
+        memory.erase(["ada", "bob", "eve", "ivy"])
+        with pytest.raises(EmptyMemoryError, match="write entries"):
+            memory.read(one_row(0))
+
+    def test_a_read_block_stays_as_it_was(self, kind):
+        memory = memory_of(kind)
+        block = memory.read(one_row(0))
+        before = block.vectors.clone()
+        memory.replace([PEOPLE[0]._replace(text="other words")])
+        assert block.vectors.equal(before)
+
+
+@kinds
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (lambda memory: memory.write([Entry("new", "x"), Entry("ada", "y")]), "'ada' already: use `replace`"),
+            (lambda memory: memory.write([Entry("new", "x"), Entry("new", "y")]), "'new' given more than once"),
+            (lambda memory: memory.replace([Entry("ada", "x"), Entry("new", "y")]), "doesn't hold 'new': use `write`"),
+            (lambda memory: memory.replace([Entry("ada", "x"), Entry("ada", "y")]), "'ada' given more than once"),
+            (lambda memory: memory.erase(["ada", "new"]), "doesn't hold 'new'"),
+            (lambda memory: memory.erase(["ada", "ada"]), "'ada' given more than once"),
+            (lambda memory: memory.write([Entry("new", "x", -2)]), "value of 'new' is below -1"),
+            (lambda memory: memory.replace([Entry("ada", "x", -2)]), "value of 'ada' is below -1"),
+            (lambda memory: memory.write([Entry("new", "x"), Entry("blank", " ")]), "has no word to encode"),
+            (lambda memory: memory.replace([Entry("ada", "x"), Entry("bob", "?!")]), "has no word to encode"),
+            (lambda memory: memory.erase([str(n) for n in range(9)]), "'4' and 4 more"),
+        ],
+    )
+    def test_nothing_is_done(self, kind, call, message):
+        memory = memory_of(kind)
+        before = contents(memory), memory.version, say(memory, "ada")
+        with pytest.raises(ValueError, match=message):
+            call(memory)
+        assert (contents(memory), memory.version) == before[:2]
+        assert all(new.equal(old) for new, old in zip(say(memory, "ada"), before[2], strict=True))
+
+    def test_an_encoder_that_overflows(self, kind):
+        class Overflowing(HashedEncoder):
+            def encode(self, texts):
+                encoded = super().encode(texts)
+                return encoded._replace(vectors=encoded.vectors / 0)
+
+        memory = KINDS[kind](Overflowing(SIZE))
+        with pytest.raises(ValueError, match="finite vectors of width 8"):
+            memory.write(PEOPLE)
+        assert len(memory) == memory.num_rows == memory.version == 0
+
+    def test_no_entries_change_nothing(self, kind):
+        memory = memory_of(kind)
+        before = memory.version
+        memory.write([])
+        memory.replace([])
+        memory.erase([])
+        assert memory.version == before
+
+    def test_a_huge_text_is_cut_off(self, kind):
+        memory = KINDS[kind]()
+        memory.write([Entry("huge", "word " * 1_000_000)])
+        assert memory.read(one_row(0)).mask.all()
+
+
+@kinds
+class TestFolder:
+    def saved(self, kind, folder):
+        memory = memory_of(kind)
+        memory.erase(["bob"])
+        memory.save(folder)
+        return memory
+
+    def test_is_the_same_memory_again(self, kind, tmp_path):
+        memory = self.saved(kind, tmp_path)
+        loaded = type(memory).load(tmp_path, HashedEncoder(SIZE))
+        assert (contents(loaded), loaded.version) == (contents(memory), memory.version)
+        asked = queries_of("who lives in london")
+        for part, own in zip(
+            *(m.read(TopK(9).select(Dense().scores(m, asked))) for m in (loaded, memory)), strict=True
+        ):
+            assert (part is None and own is None) or part.equal(own)
+        for one in (loaded, memory):
+            one.write([Entry("new", "a new one")])
+        assert contents(loaded) == contents(memory)
+        assert loaded.row("new") == memory.row("new") == 1
+
+    def test_an_empty_memory_too(self, kind, tmp_path):
+        KINDS[kind]().save(tmp_path)
+        assert len(type(KINDS[kind]()).load(tmp_path, ENCODER)) == 0
+
+    def test_any_flipped_byte_is_found(self, kind, tmp_path):
+        memory = self.saved(kind, tmp_path)
+        for path in list(tmp_path.iterdir()):
+            whole = path.read_bytes()
+            for place in {0, len(whole) // 3, len(whole) // 2, len(whole) - 1}:
+                path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+                with pytest.raises(MemoryFolderError, match=r"damaged|no whole memory"):
+                    type(memory).load(tmp_path, ENCODER)
+            path.write_bytes(whole)
+        type(memory).load(tmp_path, ENCODER)
+
+    def test_a_missing_file_is_found(self, kind, tmp_path):
+        memory = self.saved(kind, tmp_path)
+        for path in list(tmp_path.iterdir()):
+            whole = path.read_bytes()
+            path.unlink()
+            with pytest.raises(MemoryFolderError, match="no whole memory"):
+                type(memory).load(tmp_path, ENCODER)
+            path.write_bytes(whole)
+        with pytest.raises(MemoryFolderError, match="no whole memory"):
+            type(memory).load(tmp_path / "elsewhere", ENCODER)
+
+    @pytest.mark.parametrize("encoder", [HashedEncoder(SIZE, seed=1), HashedEncoder(SIZE + 1)])
+    def test_another_encoder_is_refused(self, kind, tmp_path, encoder):
+        memory = self.saved(kind, tmp_path)
+        with pytest.raises(MemoryFolderError, match="made with another encoder"):
+            type(memory).load(tmp_path, encoder)
+
+    def test_another_kind_is_refused(self, kind, tmp_path):
+        memory = self.saved(kind, tmp_path)
+        other = SequenceMemory if isinstance(memory, VectorMemory) else VectorMemory
+        with pytest.raises(MemoryFolderError, match=f"holds a {type(memory).__name__}"):
+            other.load(tmp_path, ENCODER)
+
+    @pytest.mark.parametrize("step", ["write_synced", "save_file", "write_atomic"])
+    def test_a_save_that_fails_leaves_the_old(self, kind, tmp_path, monkeypatch, step):
+        memory = self.saved(kind, tmp_path)
+        old = contents(memory)
+        memory.replace([PEOPLE[0]._replace(text="something else")])
+        with monkeypatch.context() as patched:
+
+            def full(first, second, *others):
+                path = next(part for part in (first, second) if isinstance(part, Path))
+                if step != "write_atomic":
+                    path.write_bytes(b"{")
+                raise OSError("No space left on device")
+
+            patched.setattr(folder_module, step, full)
+            with pytest.raises(OSError, match="No space left"):
+                memory.save(tmp_path)
+        assert contents(type(memory).load(tmp_path, ENCODER)) == old
+        memory.save(tmp_path)
+        assert contents(type(memory).load(tmp_path, ENCODER)) == contents(memory)
+        assert len(list(tmp_path.iterdir())) == 3
+
+    def test_what_was_erased_is_not_on_disk(self, kind, tmp_path):
+        memory = memory_of(kind)
+        memory.save(tmp_path)
+        memory.erase(["bob"])
+        memory.save(tmp_path)
+        kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+        assert b"flute" not in kept
+        assert b"london" in kept
+        for column in memory._columns.all().values():
+            assert not column[1].any()
+
+    def test_holds_plain_json(self, kind, tmp_path):
+        self.saved(kind, tmp_path)
+        facts = json.loads(next(tmp_path.glob("facts-*")).read_text())
+        assert facts["entries"][:2] == [["ada", "ada lives in london", 2], None]
+
+
+class TestSequences:
+    def test_states_of_narrower_numbers_are_kept_as_float32(self):
+        class Narrow(HashedEncoder):
+            def encode(self, texts):
+                encoded = super().encode(texts)
+                return encoded._replace(states=encoded.states.bfloat16())
+
+        memory = SequenceMemory(Narrow(SIZE), 3)
+        memory.write(PEOPLE)
+        assert memory.read(one_row(0)).vectors.dtype == torch.float32
+
+    def test_a_masked_token_inside_is_no_item(self):
+        class Marked(HashedEncoder):
+            def encode(self, texts):
+                encoded = super().encode(texts)
+                return Encoded(*encoded[:3], encoded.mask & (torch.arange(encoded.mask.shape[1]) != 1))
+
+        memory = SequenceMemory(Marked(SIZE), 3)
+        memory.write(PEOPLE[:1])
+        assert memory.read(one_row(0)).mask.tolist() == [[True, False, True]]
+
+    def test_needs_room(self):
+        with pytest.raises(ValueError, match="max_tokens must be positive, not 0"):
+            SequenceMemory(ENCODER, 0)
+
+
+def test_a_large_corpus_is_encoded_in_parts(monkeypatch):
+    from memnets.retrieval import row_memory
+
+    entries = [Entry(str(number), f"word {number}", number % 3) for number in range(23)]
+    whole = memory_of("sequence", entries)
+    monkeypatch.setattr(row_memory, "ENCODED_AT_ONCE", 5)
+    parts = memory_of("sequence", entries)
+    assert all(parts._columns[name].equal(column) for name, column in whole._columns.all().items())
+
+
+def test_growing_keeps_rows_and_is_rare():
+    memory, rooms = VectorMemory(ENCODER), set()
+    for number in range(200):
+        memory.write([Entry(str(number), f"word {number}")])
+        rooms.add(memory.vectors.data_ptr())
+    assert len(rooms) <= 9
+    assert_close(memory.vectors, ENCODER.encode([f"word {number}" for number in range(200)]).vectors)
