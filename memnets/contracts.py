@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Split = Literal["train", "validation", "test"]
-Kind = Literal["vectors", "tokens", "story", "graph"]
+Kind = Literal["vectors", "tokens", "story", "graph", "question"]
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,15 @@ class Spec:
     Attributes:
         kind: `vectors`: inputs are floats `[batch time input_size]`. `tokens`: inputs are ids below `input_size`,
             `[batch time]`. `story`: inputs are a `Story` of word ids below `input_size`. `graph`: inputs are a
-            `GraphQuestion` of word ids below `input_size`, and the classes are the graph's nodes.
-        input_size: width of an input vector, or number of tokens or words (0 is padding in a story or question).
+            `GraphQuestion` of word ids below `input_size`, and the classes are the graph's nodes. `question`: inputs
+            are a `Question` (`memnets.retrieval.question`) of width `input_size`.
+        input_size: width of an input vector, or number of tokens or words (0 is padding in a story or graph question).
         output_size: width of a model's output: one logit per bit or per class.
         story_size: most sentences in a story (kind `story` only).
         sentence_size: most words in a sentence (kind `story` only).
         num_relations: kinds of edges (kind `graph` only).
+        answer_tokens: the token that says each class, where what is read are tokens; else none (kind `question` only).
+        has_values: whether what is read says which class it stands for (kind `question` only).
     """
 
     kind: Kind
@@ -36,6 +39,8 @@ class Spec:
     story_size: int = 0
     sentence_size: int = 0
     num_relations: int = 0
+    answer_tokens: tuple[int, ...] = ()
+    has_values: bool = False
 
 
 class Story(NamedTuple):
@@ -71,13 +76,14 @@ class Batch:
     """What a task hands to a model and to its own loss.
 
     Attributes:
-        inputs: as `Spec.kind` says: a tensor with batch first and time second, a `Story` or a `GraphQuestion`.
-        targets: `[batch time ...]` for sequences, `[batch]` class ids for stories and questions about a graph.
+        inputs: as `Spec.kind` says: a tensor with batch first and time second, a `Story`, `GraphQuestion` or `Question`.
+        targets: `[batch time ...]` for sequences, `[batch]` class ids for stories and questions.
         mask: where the loss counts, `[batch time]` or `[batch]`.
         groups: optional labels shaped like `mask`, by which a task reports metrics apart.
         starts: rows whose sequence begins with this batch, when consecutive batches continue one another
             (`trainer.carry_state`). None: all rows begin.
-        supports: which sentences of a story are the true supporting facts of its question. None: nobody says.
+        supports: which sentences of a story, or items that were read, are true supporting facts of the question.
+            None: nobody says.
     """
 
     inputs: Any
@@ -85,7 +91,7 @@ class Batch:
     mask: Bool[Tensor, "batch *time"]
     groups: Tensor | None = None
     starts: Bool[Tensor, " batch"] | None = None
-    supports: Bool[Tensor, "batch sentences"] | None = None
+    supports: Bool[Tensor, "batch items"] | None = None
 
     @property
     def size(self) -> int:
@@ -106,7 +112,7 @@ class Batch:
         return Batch(None, *cast(list[Tensor], picked))
 
     def windows(self, length: int | None) -> Iterator[Batch]:
-        """Cut the batch along time into pieces of at most `length` steps; None, or questions, give it whole."""
+        """Cut the batch along time into pieces of at most `length` steps; None, or what has no time, gives it whole."""
         if length is None or not isinstance(self.inputs, Tensor):
             yield self
             return

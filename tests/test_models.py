@@ -13,10 +13,12 @@ from omegaconf import OmegaConf
 from torch.testing import assert_close
 
 from memnets.contracts import Edges, GraphQuestion, Spec, Story, map_tensors, named_tensors
+from memnets.memory.block import Block
 from memnets.models.base import SequenceModel, read_hidden
 from memnets.models.controller import LSTMController
 from memnets.models.lstm import LSTM
 from memnets.models.memn2n import MemN2N
+from memnets.retrieval.question import Question
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "model").glob("*.yaml"))
 SPECS = {
@@ -24,9 +26,8 @@ SPECS = {
     "tokens": Spec("tokens", 7, 7),
     "story": Spec("story", 9, 9, story_size=4, sentence_size=3),
     "graph": Spec("graph", 9, 7, num_relations=3),
+    "question": Spec("question", 6, 5, answer_tokens=(1, 2, 3, 4, 5), has_values=True),
 }
-QUESTIONS = {"story", "graph"}
-"""Kinds that are read whole and answered once."""
 SMALL = {
     "memory_size": 5,
     "word_size": 3,
@@ -43,6 +44,8 @@ SMALL = {
     "num_slots": 4,
 }
 BATCH, TIME = 3, 9
+WITHOUT_TIME = ("story", "graph", "question")
+"""Kinds that are read whole and answered once."""
 
 
 def shrunk(node):
@@ -74,6 +77,8 @@ def inputs_of(kind, batch=BATCH, time=TIME, seed=0):
         return torch.randn(batch, time, spec.input_size, generator=generator)
     if kind == "tokens":
         return torch.randint(spec.input_size, (batch, time), generator=generator)
+    if kind == "question":
+        return question_of(spec, batch, generator)
     words = partial(torch.randint, 1, spec.input_size, generator=generator)
     if kind == "graph":
         return graph_question(words((batch, 5)), partial(torch.randint, generator=generator), spec)
@@ -92,6 +97,17 @@ def graph_question(words, draw, spec):
     return GraphQuestion(draw(spec.output_size, (batch,)), words, Edges(source, relation, target, mask))
 
 
+def question_of(spec, batch, generator, items=6):
+    """A question each, and items of which the last are padding."""
+    mask = torch.arange(items) < torch.arange(items, items - batch, -1)[:, None]
+    draw = partial(torch.randint, size=(batch, items), generator=generator)
+    vectors = torch.randn(batch, items, spec.input_size, generator=generator) * mask[..., None]
+    scores = torch.randn(batch, items, generator=generator) * mask
+    values = draw(0, spec.output_size).masked_fill(~mask, -1)
+    block = Block(vectors, mask, scores, draw(0, 40), draw(1, 1 + spec.output_size) * mask, values)
+    return Question(torch.randn(batch, spec.input_size, generator=generator), block)
+
+
 def disturb(model):
     """Move every parameter off its initial value: what starts at zero or constant would hide mistakes."""
     with torch.no_grad():
@@ -107,7 +123,7 @@ def outputs_of(model, inputs, state=None):
 
 PAIRS = [pytest.param(path, kind, id=f"{path.stem}-{kind}") for path in CONFIGS for kind in accepted(path)]
 every_model = pytest.mark.parametrize(("path", "kind"), PAIRS)
-every_sequence_model = pytest.mark.parametrize(("path", "kind"), [p for p in PAIRS if p.values[1] not in QUESTIONS])
+every_sequence_model = pytest.mark.parametrize(("path", "kind"), [p for p in PAIRS if p.values[1] not in WITHOUT_TIME])
 
 
 @pytest.fixture
@@ -120,7 +136,7 @@ class TestContract:
     def test_output_shape(self, model, kind):
         assert isinstance(model, SequenceModel)
         outputs, _ = model(inputs_of(kind))
-        steps = () if kind in QUESTIONS else (TIME,)
+        steps = () if kind in WITHOUT_TIME else (TIME,)
         assert outputs.shape == (BATCH, *steps, SPECS[kind].output_size)
         assert outputs.isfinite().all()
 

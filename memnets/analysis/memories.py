@@ -88,7 +88,7 @@ def decision_figure(results: Path, path: Path) -> Path:
     asked = [each for each in QUESTIONS if each.metric.endswith("accuracy")]
     asked = [each for each in asked if any(_answers(record, each) for record in records)]
     figure = new_figure(4.2 * max(len(asked), 1) + 1.8, 4.0)
-    panels = figure.subplots(1, max(len(asked), 1), squeeze=False)[0]
+    panels = figure.subplots(1, max(len(asked), 1), squeeze=False, sharex=True)[0]
     for axis, question in zip(panels, asked, strict=False):
         _draw(axis, question, records, costs)
     marks = {label: mark for axis in panels for mark, label in zip(*axis.get_legend_handles_labels(), strict=True)}

@@ -82,7 +82,7 @@ class CachedEncoder:
     @cached_property
     def _known(self) -> dict[bytes, tuple[Tensor, Tensor, Tensor]]:
         """Vector, states and tokens of every text there is, by its hash."""
-        known = {}
+        known: dict[bytes, tuple[Tensor, Tensor, Tensor]] = {}
         for path in sorted(self._place.glob("*.safetensors")):
             if (pack := read_pack(path)) is not None:
                 known |= unpacked(pack)
