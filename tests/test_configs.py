@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from babi_example import write_babi
+from family_example import write_family
 from hydra.utils import get_class, instantiate
 from omniglot_example import write_omniglot
 from text_example import write_text
