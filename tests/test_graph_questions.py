@@ -125,7 +125,7 @@ def words_to_relations(task, model):
         chosen = torch.full((len(words), task.max_hops), task.num_relations)
         for row, path in enumerate(relations_of(task, each) for each in words.tolist()):
             chosen[row, : len(path)] = torch.tensor([int(relation[1:]) for relation in path])
-        return torch.nn.functional.one_hot(chosen, task.num_relations + 1).float()
+        return torch.nn.functional.one_hot(chosen, task.num_relations + 1).float()[:, None]
 
     model.relation_weights = weights
     return model
@@ -138,12 +138,27 @@ class TestReaders:
             outputs, _ = words_to_relations(task, GraphReader(task.spec))(batch.inputs)
             assert outputs.argmax(-1).equal(batch.targets)
 
+    def test_chains_are_summed(self):
+        """Each follows its own relation of a node that both lead from."""
+        task, model = TASK, GraphReader(TASK.spec, num_hops=1, num_chains=2)
+        chosen = torch.tensor([[[0], [1]]])
+        model.relation_weights = lambda words: torch.nn.functional.one_hot(chosen, 4).float().expand(5, -1, -1, -1)
+        inputs = task.batch("test", 0, 5, 0).inputs
+        reached = model(inputs)[0].exp()
+        for node, row in zip(inputs.node.tolist(), reached, strict=True):
+            expected = torch.zeros(20)
+            for relation in ("r0", "r1"):
+                (target,) = task.memory.targets(f"e{node}", relation)
+                expected[int(target[1:])] += 1
+            torch.testing.assert_close(row, expected, rtol=1e-5, atol=1e-5)
+
     def test_a_graph_reader_knows_no_entity(self):
         """Renaming entities renames its answers."""
         model, batch = GraphReader(TASK.spec).double(), TASK.batch("test", 0, 30, 0)
         renamed = torch.randperm(20, generator=torch.Generator().manual_seed(0))
         node, words, edges = batch.inputs
         edges = edges._replace(source=renamed[edges.source], target=renamed[edges.target])
+        assert edges.source.stride(0) != 0, "unlike the shared graph, a row's own"
         outputs, _ = model(batch.inputs)
         others, _ = model(batch.inputs._replace(node=renamed[node], words=words, edges=edges))
         torch.testing.assert_close(others[:, renamed], outputs)

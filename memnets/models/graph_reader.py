@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -66,11 +67,15 @@ class GraphReader(SequenceModel):
 
     Every hop's vector gives weights over relations and, to stop early, a null relation (`memnets.ops.graph.follow`).
     Words and relations are all that has parameters, so a graph never seen is read as well as the one trained on.
+    Several chains start alike and follow relations of their own, and a node's weight is the sum of theirs: what one
+    chain can't say, as "mother's son or father's son, and not mother's father", a sum of chains of rank `num_chains`
+    can (Sadeghian, Armandpour, Ding & Wang 2019, arXiv:1911.00321, equation 7).
 
     Args:
         spec: the task's sizes.
         hidden_size: of the question's encoder and of the hops.
         num_hops: longest path.
+        num_chains: chains whose weights are summed.
 
     Raises:
         ValueError: no hop, no width, or a task that is no question about a graph.
@@ -78,13 +83,14 @@ class GraphReader(SequenceModel):
 
     accepts = frozenset({"graph"})
 
-    def __init__(self, spec: Spec, hidden_size: int = 64, num_hops: int = 3) -> None:
+    def __init__(self, spec: Spec, hidden_size: int = 64, num_hops: int = 3, num_chains: int = 1) -> None:
         super().__init__()
         check_spec(GraphReader, spec)
-        at_least_one(GraphReader, hidden_size=hidden_size, num_hops=num_hops)
+        at_least_one(GraphReader, hidden_size=hidden_size, num_hops=num_hops, num_chains=num_chains)
         self.num_nodes = spec.output_size
         self.decoder = HopDecoder(spec.input_size, hidden_size, num_hops)
-        self.relations = nn.Linear(hidden_size, spec.num_relations + 1)
+        self.num_chains = num_chains
+        self.relations = nn.Linear(hidden_size, num_chains * (spec.num_relations + 1))
 
     def initial_state(self, batch_size: int) -> tuple[()]:
         """Nothing: a question is read whole."""
@@ -92,14 +98,21 @@ class GraphReader(SequenceModel):
 
     def forward(self, inputs: GraphQuestion, state: Any = None) -> tuple[Float[Tensor, "batch nodes"], tuple[()]]:
         """Logarithms of the nodes' weights after the last hop."""
-        nodes = F.one_hot(inputs.node, self.num_nodes).float()
-        for weights in self.relation_weights(inputs.words).unbind(1):
-            nodes = follow(nodes, weights, *inputs.edges)
-        return torch.log(nodes + FLOOR), ()
+        start = F.one_hot(inputs.node, self.num_nodes).float()
+        reached = torch.zeros_like(start)
+        for chain in self.relation_weights(inputs.words).unbind(1):
+            nodes = start
+            for weights in chain.unbind(1):
+                nodes = follow(nodes, weights, *inputs.edges)
+            reached = reached + nodes
+        return torch.log(reached + FLOOR), ()
 
-    def relation_weights(self, words: Int[Tensor, "batch words"]) -> Float[Tensor, "batch hops relations_and_stay"]:
-        """What each hop follows: a distribution over relations, and the null relation last."""
-        return self.relations(self.decoder(words)).softmax(-1)
+    def relation_weights(
+        self, words: Int[Tensor, "batch words"]
+    ) -> Float[Tensor, "batch chains hops relations_and_stay"]:
+        """What each hop of each chain follows: a distribution over relations, and the null relation last."""
+        scores = self.relations(self.decoder(words))
+        return rearrange(scores, "b t (c r) -> b c t r", c=self.num_chains).softmax(-1)
 
 
 def at_least_one(model: type[SequenceModel], **sizes: int) -> None:

@@ -269,6 +269,13 @@ def _follow(draw: Draw, share: float = 0.7) -> Arguments:
     return {"nodes": draw.weights("batch", "slots"), "relation_weights": weights, **_edges(draw, share)}
 
 
+def _follow_in_one_graph(draw: Draw) -> Arguments:
+    arguments = _follow(draw)
+    return arguments | {
+        name: arguments[name][:1].expand(draw.sizes.batch, -1) for name in ("source", "relation", "target", "mask")
+    }
+
+
 def _propagate(draw: Draw, share: float = 0.7) -> Arguments:
     weights = draw.normal("heads", "word", "width")
     return {"states": draw.normal("batch", "slots", "word"), "weights": weights, **_edges(draw, share)}
@@ -370,7 +377,10 @@ OPS: dict[str, Op] = {
             "two_chunks": lambda draw: _delta(draw, decay=draw.negative("batch", "heads", "time"), chunk_size=2),
         },
     ),
-    "follow": Op(follow, {"": _follow, "no_edge": lambda draw: _follow(draw, share=0.0)}),
+    "follow": Op(
+        follow,
+        {"": _follow, "one_graph": _follow_in_one_graph, "no_edge": lambda draw: _follow(draw, share=0.0)},
+    ),
     "propagate": Op(
         propagate, {"": _propagate, "no_edge": lambda draw: _propagate(draw, share=0.0)}, shared=("weights",)
     ),

@@ -2,6 +2,7 @@
 
 An edge says that `relation` leads from `source` to `target`. Every row has a graph of its own, as lists of edges; where
 the mask is False there is padding, whose indices must be valid all the same. An edge that is told twice counts twice.
+Rows that have one graph in common are best given as one that is expanded.
 """
 
 from __future__ import annotations
@@ -33,9 +34,20 @@ def follow(
 
 
 def _follow(given: tuple[Tensor, ...]) -> tuple[Tensor]:
+    if _is_shared(*given[2:]):
+        return (_follow_shared(*given[:2], *(part[0] for part in given[2:])),)
     nodes, relation_weights, source, relation, target, mask = given
     sent = nodes.gather(1, source) * relation_weights.gather(1, relation) * mask
     return (_summed(relation_weights[:, -1:] * nodes, target, sent),)
+
+
+def _follow_shared(
+    nodes: Tensor, relation_weights: Tensor, source: Tensor, relation: Tensor, target: Tensor, mask: Tensor
+) -> Tensor:
+    """Rows of one graph: a node's weights in all of them lie side by side, which is faster."""
+    columns, weights = nodes.T.contiguous(), relation_weights.T.contiguous()
+    sent = columns.index_select(0, source) * weights.index_select(0, relation) * mask[:, None]
+    return (weights[-1] * columns).index_add(0, target, sent).T
 
 
 def follow_reference(
@@ -84,6 +96,11 @@ def propagate_reference(
     matrices = _matrices(states.shape[1], len(weights), source, relation, target, mask).to(states)
     shares = matrices / matrices.sum(2, keepdim=True).clamp(min=1)
     return torch.einsum("brij,biw,rwo->bjo", shares, states, weights)
+
+
+def _is_shared(*edges: Tensor) -> bool:
+    """Whether all rows are views of one: there is one, or it was expanded."""
+    return all(len(part) == 1 or part.stride(0) == 0 for part in edges)
 
 
 def _summed(start: Tensor, places: Tensor, values: Tensor) -> Tensor:
