@@ -115,7 +115,7 @@ class Checker:
             return
         target = self.component(path, node)
         classes = [option for option in _options(hint) if inspect.isclass(option) and option is not type(None)]
-        if target is not None and classes and not (inspect.isclass(target) and issubclass(target, tuple(classes))):
+        if target is not None and classes and not any(_is_a(target, kind) for kind in classes):
             self.add(path, f"expected {_describe(hint)}, not {_name(target)}")
 
     def _factory(self, path: str, node: dict[str, Any], factory: Any, hint: Any) -> None:
@@ -124,8 +124,7 @@ class Checker:
             self.add(path, "add _partial_: true, as this component's sizes are filled in later")
         given, made = get_args(factory)
         target = self.component(path, node, num_supplied=0 if given is Ellipsis else len(given))
-        wrong = inspect.isclass(target) and inspect.isclass(made) and not issubclass(target, made)
-        if wrong:
+        if inspect.isclass(target) and inspect.isclass(made) and not _is_a(target, made):
             self.add(path, f"expected {_describe(hint)}, not {_name(target)}")
 
     def _target(self, path: str, dotted: Any) -> Any:
@@ -152,6 +151,14 @@ class Checker:
         if not near and elsewhere:
             near = f"; did you mean {elsewhere[0]}?"
         return f"unknown key{near or '; valid here: ' + ', '.join(valid)}"
+
+
+def _is_a(target: Any, kind: type) -> bool:
+    """Whether a class is of a kind. Of a protocol methods count: what constructors set isn't there yet."""
+    if not getattr(kind, "_is_protocol", False):
+        return inspect.isclass(target) and issubclass(target, kind)
+    methods = [name for name, member in vars(kind).items() if inspect.isfunction(member) and not name.startswith("_")]
+    return inspect.isclass(target) and all(callable(getattr(target, name, None)) for name in methods)
 
 
 def join(path: str, name: str) -> str:

@@ -1,10 +1,15 @@
-"""Files that are replaced whole or not at all, and their checksums."""
+"""Where data lies; files that are replaced whole or not at all, and their checksums."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from pathlib import Path
+
+
+def data_root(configured: str | None) -> Path:
+    """Where data lies: `MEMNETS_DATA` if set, else the configured path, else a cache folder in the user's home."""
+    return Path(os.environ.get("MEMNETS_DATA") or configured or "~/.cache/memnets").expanduser()
 
 
 def write_synced(path: Path, content: str | bytes) -> None:

@@ -11,9 +11,10 @@ from babi_example import TEST, VOCABULARY, task_in, words_of, write_babi
 from torch.testing import assert_close
 
 from memnets.contracts import Spec, Story
+from memnets.files import data_root
 from memnets.tasks.babi import Babi
 from memnets.tasks.babi_files import find_file, read_file
-from memnets.tasks.base import DataError, data_root
+from memnets.tasks.base import DataError
 
 
 @pytest.fixture(autouse=True)

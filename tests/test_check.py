@@ -56,6 +56,12 @@ class TestRefusals:
             (["trainer"], "trainer: not an override; write key=value"),
             (["trainer.batch_size=0"], "trainer: batch_size must be at least 1, not 0"),
             (["trainer.schedule={_target_: torch.optim.SGD}"], "trainer.schedule: expected Schedule, not SGD"),
+            (
+                ["task=people_qa", "task.relevance={_target_: torch.optim.SGD}"],
+                "task.relevance: expected Relevance, not SGD",
+            ),
+            (["task=people_qa", "task.encoder={_target_: torch.optim.SGD}"], "task.encoder: expected Encoder, not SGD"),
+            (["task=people_qa", "task.memory={_target_: torch.optim.SGD, _partial_: true}"], "task.memory: expected "),
             (["task.max_length=0"], None),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",

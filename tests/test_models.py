@@ -12,17 +12,21 @@ import torch
 from omegaconf import OmegaConf
 from torch.testing import assert_close
 
-from memnets.contracts import Spec, Story, map_tensors, named_tensors
+from memnets.contracts import Edges, GraphQuestion, Spec, Story, map_tensors, named_tensors
+from memnets.memory.block import Block
 from memnets.models.base import SequenceModel, read_hidden
 from memnets.models.controller import LSTMController
 from memnets.models.lstm import LSTM
 from memnets.models.memn2n import MemN2N
+from memnets.retrieval.question import Question
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "model").glob("*.yaml"))
 SPECS = {
     "vectors": Spec("vectors", 4, 3),
     "tokens": Spec("tokens", 7, 7),
     "story": Spec("story", 9, 9, story_size=4, sentence_size=3),
+    "graph": Spec("graph", 9, 7, num_relations=3),
+    "question": Spec("question", 6, 5, answer_tokens=(1, 2, 3, 4, 5), has_values=True),
 }
 SMALL = {
     "memory_size": 5,
@@ -40,6 +44,8 @@ SMALL = {
     "num_slots": 4,
 }
 BATCH, TIME = 3, 9
+WITHOUT_TIME = ("story", "graph", "question")
+"""Kinds that are read whole and answered once."""
 
 
 def shrunk(node):
@@ -71,11 +77,35 @@ def inputs_of(kind, batch=BATCH, time=TIME, seed=0):
         return torch.randn(batch, time, spec.input_size, generator=generator)
     if kind == "tokens":
         return torch.randint(spec.input_size, (batch, time), generator=generator)
+    if kind == "question":
+        return question_of(spec, batch, generator)
     words = partial(torch.randint, 1, spec.input_size, generator=generator)
+    if kind == "graph":
+        return graph_question(words((batch, 5)), partial(torch.randint, generator=generator), spec)
     story = words((batch, spec.story_size, spec.sentence_size))
     story[0, 2:] = 0  # a shorter story
     story[:, 0, 2:] = 0  # a shorter sentence
     return Story(story, words((batch, spec.sentence_size)))
+
+
+def graph_question(words, draw, spec):
+    """Of three words and of five, about a graph each, of which some edges are padding."""
+    batch, num_edges = len(words), 40
+    words[0, 3:] = 0
+    source, target = (draw(spec.output_size, (batch, num_edges)) for _ in range(2))
+    relation, mask = draw(spec.num_relations, (batch, num_edges)), draw(10, (batch, num_edges)) > 0
+    return GraphQuestion(draw(spec.output_size, (batch,)), words, Edges(source, relation, target, mask))
+
+
+def question_of(spec, batch, generator, items=6):
+    """A question each, and items of which the last are padding."""
+    mask = torch.arange(items) < torch.arange(items, items - batch, -1)[:, None]
+    draw = partial(torch.randint, size=(batch, items), generator=generator)
+    vectors = torch.randn(batch, items, spec.input_size, generator=generator) * mask[..., None]
+    scores = torch.randn(batch, items, generator=generator) * mask
+    values = draw(0, spec.output_size).masked_fill(~mask, -1)
+    block = Block(vectors, mask, scores, draw(0, 40), draw(1, 1 + spec.output_size) * mask, values)
+    return Question(torch.randn(batch, spec.input_size, generator=generator), block)
 
 
 def disturb(model):
@@ -93,7 +123,7 @@ def outputs_of(model, inputs, state=None):
 
 PAIRS = [pytest.param(path, kind, id=f"{path.stem}-{kind}") for path in CONFIGS for kind in accepted(path)]
 every_model = pytest.mark.parametrize(("path", "kind"), PAIRS)
-every_sequence_model = pytest.mark.parametrize(("path", "kind"), [p for p in PAIRS if p.values[1] != "story"])
+every_sequence_model = pytest.mark.parametrize(("path", "kind"), [p for p in PAIRS if p.values[1] not in WITHOUT_TIME])
 
 
 @pytest.fixture
@@ -106,7 +136,7 @@ class TestContract:
     def test_output_shape(self, model, kind):
         assert isinstance(model, SequenceModel)
         outputs, _ = model(inputs_of(kind))
-        steps = () if kind == "story" else (TIME,)
+        steps = () if kind in WITHOUT_TIME else (TIME,)
         assert outputs.shape == (BATCH, *steps, SPECS[kind].output_size)
         assert outputs.isfinite().all()
 

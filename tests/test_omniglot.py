@@ -13,7 +13,8 @@ from omniglot_example import task_in, write_omniglot
 from torch.testing import assert_close
 
 from memnets.contracts import Spec
-from memnets.tasks.base import SPLITS, DataError, data_root
+from memnets.files import data_root
+from memnets.tasks.base import SPLITS, DataError
 from memnets.tasks.omniglot import PIXELS, Omniglot, turned_and_moved
 from memnets.tasks.omniglot_files import ARCHIVES, find_archive, read_characters
 

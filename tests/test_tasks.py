@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch.testing import assert_close
 
-from memnets.contracts import Ratio, Story, map_tensors, named_tensors
+from memnets.contracts import GraphQuestion, Ratio, Story, map_tensors, named_tensors
+from memnets.retrieval.question import Question
 from memnets.tasks.base import SPLITS, Criterion, Task, epoch_indices, generator, ratio
 from memnets.tasks.copy import Copy
 
@@ -211,6 +212,18 @@ class TestContract:
 
 
 def check_inputs(batch, spec):
+    if spec.kind == "question":
+        check_question(batch, spec)
+        return
+    if spec.kind == "graph":
+        assert isinstance(batch.inputs, GraphQuestion)
+        node, words, edges = batch.inputs
+        below = {"entities": (spec.output_size, node, edges.source, edges.target)}
+        below |= {"relations": (spec.num_relations, edges.relation), "words": (spec.input_size, words)}
+        for size, *parts in below.values():
+            assert all(((part >= 0) & (part < size)).all() for part in parts)
+        assert all(len(part) == SIZE for part in (node, words, *edges))
+        return
     if spec.kind == "story":
         assert isinstance(batch.inputs, Story)
         assert batch.inputs.story.shape == (SIZE, spec.story_size, spec.sentence_size)
@@ -224,6 +237,19 @@ def check_inputs(batch, spec):
     ids = torch.cat([ids.flatten() for ids in named_tensors({"": batch.inputs}).values()])
     assert ids.dtype == torch.int64
     assert ((ids >= 0) & (ids < spec.input_size)).all()
+
+
+def check_question(batch, spec):
+    assert isinstance(batch.inputs, Question)
+    query, block = batch.inputs
+    assert query.shape == (SIZE, spec.input_size)
+    assert block.vectors.shape == (*block.mask.shape, spec.input_size)
+    assert batch.supports.shape == block.mask.shape == block.scores.shape == block.rows.shape
+    assert block.mask.shape[0] == SIZE
+    assert not batch.supports[~block.mask].any()
+    assert (block.tokens is not None) == bool(spec.answer_tokens)
+    assert (block.values is not None) == spec.has_values
+    assert len(spec.answer_tokens) in (0, spec.output_size)
 
 
 class TestBase:
@@ -269,4 +295,4 @@ class TestBase:
 def test_every_configuration_was_found():
     paper = {"copy", "repeat_copy", "associative_recall", "ngrams", "priority_sort"}
     recall = {"key_value_recall", "keep_n", "segmented_recall", "mqar", "overwrite", "segmented_copy"}
-    assert paper | recall <= {path.stem for path in CONFIGS}
+    assert paper | recall | {"people_qa"} <= {path.stem for path in CONFIGS}

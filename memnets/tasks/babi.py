@@ -14,9 +14,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from memnets.contracts import Batch, Ratio, Spec, Split, Story, map_tensors
+from memnets.files import data_root
 from memnets.tasks import babi_oracle
 from memnets.tasks.babi_files import NAMES, BabiFile, check_answers, find_file, read_file
-from memnets.tasks.base import Criterion, NoOracleError, Task, as_tensor, data_root, epoch_indices, ratio
+from memnets.tasks.base import Criterion, NoOracleError, Task, as_tensor, epoch_indices, ratio
 
 SizeName = Literal["1k", "10k"]
 

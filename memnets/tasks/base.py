@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
@@ -146,11 +145,6 @@ class NoOracleError(ValueError):
 
 class DataError(Exception):
     """A data file is missing or malformed. Its message says which, where, and what to do."""
-
-
-def data_root(configured: str | None) -> Path:
-    """Where data lies: `MEMNETS_DATA` if set, else the configured path, else a cache folder in the user's home."""
-    return Path(os.environ.get("MEMNETS_DATA") or configured or "~/.cache/memnets").expanduser()
 
 
 def find_data(root: Path, places: tuple[str, ...], published: str) -> Path:

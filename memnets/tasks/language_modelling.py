@@ -15,7 +15,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from memnets.contracts import Batch, Ratio, Spec, Split
-from memnets.tasks.base import Task, data_root, generator, ratio
+from memnets.files import data_root
+from memnets.tasks.base import Task, generator, ratio
 from memnets.tasks.text_counts import Bigrams, count_bigrams
 from memnets.tasks.text_files import read_texts
 from memnets.tasks.text_tokens import Tokens, TokenTexts, Words

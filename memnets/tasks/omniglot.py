@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from memnets.contracts import Batch, Ratio, Spec, Split
-from memnets.tasks.base import DataError, Task, as_tensor, data_root, distinct, generator, ratio
+from memnets.files import data_root
+from memnets.tasks.base import DataError, Task, as_tensor, distinct, generator, ratio
 from memnets.tasks.omniglot_files import IMAGE_SIZE, Characters, read_characters
 
 PIXELS = IMAGE_SIZE**2
