@@ -195,13 +195,14 @@ class TestJournal:
         ],
     )
     def test_an_index_after_changes_equals_loops_over_what_is_left(self, index, by_loop):
-        """Rows that were inverted in bulk and then changed, a word that no row has any more, a vacant row."""
-        memory, asked = memory_of(), queries_of("the flute in london", "eve eats a goat", "flute")
+        """Rows inverted in bulk and then changed, words that no row has any more or most have, a vacant row."""
+        memory = memory_of(entries=[*PEOPLE, Entry("joe", "joe eats in paris")])
+        asked = queries_of("the flute in london", "eve eats a goat", "flute")
         index.scores(memory, asked)
         memory.erase(["bob"])
         memory.replace([PEOPLE[3]._replace(text="ivy eats in paris")])
         found = index.scores(memory, asked)
-        left = [0, 2, 3, 4]
+        left = [0, 2, 3, 4, 5]
         assert (found[:, 1] == -torch.inf).all()
         for own, text in zip(found[:, left], asked.texts, strict=True):
             expected = by_loop([memory.entry(row).text for row in left], text)
