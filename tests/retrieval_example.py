@@ -44,6 +44,20 @@ def one_row(row):
     return Selected(torch.tensor([[row]]), torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool))
 
 
+def contents(memory):
+    """What a memory says it holds."""
+    held = [memory.entry(row) for row in range(memory.num_rows)]
+    assert [entry is not None for entry in held] == memory.occupied.tolist()
+    assert all(memory.row(entry.id) == row for row, entry in enumerate(held) if entry is not None)
+    return {entry.id: entry for entry in held if entry is not None}
+
+
+def say(memory, id):
+    """The items of an entry, as a read gives them."""
+    block = memory.read(one_row(memory.row(id)))
+    return [part[0] for part in block if part is not None]
+
+
 def okapi_by_loop(texts, query, k1=1.2, b=0.75, epsilon=None):
     """BM25 by loops: Lucene's idf, or with an epsilon the package rank-bm25's, where its mean is positive."""
     bags = [Counter(words(text)) for text in texts]

@@ -32,7 +32,6 @@ relevances = pytest.mark.parametrize("relevance", RELEVANCES.values(), ids=RELEV
 # Early letters are frequent: idf of all signs, and words that are repeated in a text.
 LETTERS = st.sampled_from("aaaaabbbccdefghij")
 TEXTS = st.lists(LETTERS, min_size=1, max_size=8).map(" ".join)
-SHARES = st.floats(0, 1)
 SCORES = st.lists(st.sampled_from([-math.inf, -1.0, 0.0, 0.5, 0.5, 2.0]), min_size=1, max_size=7)
 
 
