@@ -50,7 +50,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.query = nn.Linear(query_size, hidden_size)
-        self.key = nn.Linear(word_size, hidden_size)
+        self.key = nn.Linear(word_size, hidden_size, bias=False)  # softmax would not see a bias
         self.score = score(hidden_size)
         self.relevance = nn.Parameter(torch.ones(()))
 
@@ -84,7 +84,8 @@ class Concatenate(Integration):
         super().__init__()
         if num_heads < 1 or hidden_size % num_heads:
             raise ValueError(f"Concatenate.num_heads={num_heads} must divide hidden_size={hidden_size}")
-        self.query, self.key, self.value = (nn.Linear(spec.input_size, hidden_size) for _ in range(3))
+        self.query, self.value = (nn.Linear(spec.input_size, hidden_size) for _ in range(2))
+        self.key = nn.Linear(spec.input_size, hidden_size, bias=False)  # softmax would not see a bias
         self.relevance = nn.Parameter(torch.ones(num_heads, 1))
         self.head = head(spec.input_size + hidden_size, hidden_size, spec.output_size)
 
