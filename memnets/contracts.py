@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Split = Literal["train", "validation", "test"]
-Kind = Literal["vectors", "tokens", "story", "question"]
+Kind = Literal["vectors", "tokens", "story", "graph", "question"]
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,14 @@ class Spec:
 
     Attributes:
         kind: `vectors`: inputs are floats `[batch time input_size]`. `tokens`: inputs are ids below `input_size`,
-            `[batch time]`. `story`: inputs are a `Story` of word ids below `input_size`. `question`: inputs are a
-            `Question` (`memnets.retrieval.question`) of width `input_size`.
-        input_size: width of an input vector, or number of tokens or words (0 is padding in a story).
+            `[batch time]`. `story`: inputs are a `Story` of word ids below `input_size`. `graph`: inputs are a
+            `GraphQuestion` of word ids below `input_size`, and the classes are the graph's nodes. `question`: inputs
+            are a `Question` (`memnets.retrieval.question`) of width `input_size`.
+        input_size: width of an input vector, or number of tokens or words (0 is padding in a story or graph question).
         output_size: width of a model's output: one logit per bit or per class.
         story_size: most sentences in a story (kind `story` only).
         sentence_size: most words in a sentence (kind `story` only).
+        num_relations: kinds of edges (kind `graph` only).
         answer_tokens: the token that says each class, where what is read are tokens; else none (kind `question` only).
         has_values: whether what is read says which class it stands for (kind `question` only).
     """
@@ -36,6 +38,7 @@ class Spec:
     output_size: int
     story_size: int = 0
     sentence_size: int = 0
+    num_relations: int = 0
     answer_tokens: tuple[int, ...] = ()
     has_values: bool = False
 
@@ -47,12 +50,33 @@ class Story(NamedTuple):
     query: Int[Tensor, "batch words"]
 
 
+class Edges(NamedTuple):
+    """Typed edges of a graph of each row: `relation` leads from node `source` to node `target`.
+
+    Where the mask is False there is padding, whose ids are valid and mean nothing. Rows may share one graph's memory
+    (`Tensor.expand`).
+    """
+
+    source: Int[Tensor, "batch edges"]
+    relation: Int[Tensor, "batch edges"]
+    target: Int[Tensor, "batch edges"]
+    mask: Bool[Tensor, "batch edges"]
+
+
+class GraphQuestion(NamedTuple):
+    """A question about a node, in words (0 is padding, at the end), and the graph that answers it."""
+
+    node: Int[Tensor, " batch"]
+    words: Int[Tensor, "batch words"]
+    edges: Edges
+
+
 @dataclass(frozen=True)
 class Batch:
     """What a task hands to a model and to its own loss.
 
     Attributes:
-        inputs: as `Spec.kind` says: a tensor with batch first and time second, a `Story` or a `Question`.
+        inputs: as `Spec.kind` says: a tensor with batch first and time second, a `Story` or another question.
         targets: `[batch time ...]` for sequences, `[batch]` class ids for stories and questions.
         mask: where the loss counts, `[batch time]` or `[batch]`.
         groups: optional labels shaped like `mask`, by which a task reports metrics apart.

@@ -177,6 +177,6 @@ class Sweep:
         print(f"{what} {job.folder}  {shlex.join(job.overrides)}", flush=True)
 
     def _environment(self) -> dict[str, str]:
-        """Give each job its share of the threads, and the sweep's command to record."""
+        """Give each job its share of the threads unless the caller said how many; and the sweep's command to record."""
         threads = max(1, (os.cpu_count() or 1) // self.side_by_side)
-        return {**os.environ, "OMP_NUM_THREADS": str(threads), "MEMNETS_COMMAND": command_line()}
+        return {"OMP_NUM_THREADS": str(threads), **os.environ, "MEMNETS_COMMAND": command_line()}

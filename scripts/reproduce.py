@@ -2,7 +2,7 @@
 
 usage: python scripts/reproduce.py set=NAME [jobs=1] [runs=runs/NAME] [--quick] [--list]
 
-set      the table results/NAME.csv; its runs are the sweeps configs/sweep/NAME.yaml and NAME_*.yaml
+set      the table results/NAME.csv; its runs are the sweeps NAME.yaml and NAME_*.yaml of configs/sweep, those there are
 jobs     runs side by side
 runs     where run folders and the report go
 --quick  one seed and a few hundred steps of each experiment, of bAbI's tasks the first three; recorded beside the runs
@@ -29,7 +29,7 @@ from memnets.training.run import INTERRUPTED
 
 ROOT = Path(__file__).resolve().parent.parent
 SPLITS = ("test", "length_*", "repeats_*", "gap_*")
-NAMES = ("bit_errors", "excess_bits", "error", "*accuracy*", "supporting_recall")
+NAMES = ("bit_errors", "excess_bits", "error", "*accuracy*", "stale_error", "perplexity", "supporting_recall")
 METRICS = tuple(f"{split}/{name}" for split in SPLITS for name in NAMES)
 METRICS += ("test/bits", "test/optimal_bits", "solved", "sequences_to_solve", "seconds")
 QUICK = ("trainer.max_steps=300", "trainer.eval_every=300", "trainer.stop_after_solved=null", "trainer.num_replicas=1")
@@ -93,9 +93,10 @@ def quick_overrides(sweep: str) -> list[str]:
 def sweeps_of(name: str) -> list[str]:
     """Return the sweeps of a set: its own, and those whose names begin with its name."""
     known = sorted(path.stem for path in (ROOT / "configs/sweep").glob("*.yaml"))
-    if name not in known:
-        raise UsageError(f"set={name or '?'}: no configs/sweep/{name or 'NAME'}.yaml; there are {', '.join(known)}")
-    return [sweep for sweep in known if sweep == name or sweep.startswith(f"{name}_")]
+    found = [sweep for sweep in known if name and (sweep == name or sweep.startswith(f"{name}_"))]
+    if not found:
+        raise UsageError(f"set={name or '?'}: no configs/sweep/{name or 'NAME'}*.yaml; there are {', '.join(known)}")
+    return found
 
 
 if __name__ == "__main__":

@@ -160,6 +160,29 @@ def weighted_gather(values, weights, indices):
     return vectors
 
 
+def told(source, relation, target, mask):
+    """Row, source, relation and target of every edge that is no padding."""
+    for b, e in zip(*np.nonzero(mask), strict=True):
+        yield b, source[b, e], relation[b, e], target[b, e]
+
+
+def follow(nodes, relation_weights, **edges):
+    after = relation_weights[:, -1:] * nodes
+    for b, i, r, j in told(**edges):
+        after[b, j] += relation_weights[b, r] * nodes[b, i]
+    return after
+
+
+def propagate(states, weights, **edges):
+    senders = {}
+    for b, i, r, j in told(**edges):
+        senders.setdefault((b, j, r), []).append(states[b, i])
+    sent = np.zeros((*states.shape[:2], weights.shape[2]))
+    for (b, j, r), vectors in senders.items():
+        sent[b, j] += sum(vectors) / len(vectors) @ weights[r]
+    return sent
+
+
 def read_and_write(memory, read_weights, write_weights, erase, add):
     return read(memory, read_weights), erase_add(memory, write_weights, erase, add)
 

@@ -44,8 +44,8 @@ def one_row(row):
     return Selected(torch.tensor([[row]]), torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool))
 
 
-def okapi_by_loop(texts, query, k1=1.5, b=0.75, epsilon=0.25):
-    """BM25Okapi of the package rank-bm25, by loops; with our idf where its mean is not positive."""
+def okapi_by_loop(texts, query, k1=1.2, b=0.75, epsilon=None):
+    """BM25 by loops: Lucene's idf, or with an epsilon the package rank-bm25's, where its mean is positive."""
     bags = [Counter(words(text)) for text in texts]
     mean_length = sum(sum(bag.values()) for bag in bags) / len(bags)
     vocabulary = sorted({word for bag in bags for word in bag})
@@ -58,7 +58,7 @@ def okapi_by_loop(texts, query, k1=1.5, b=0.75, epsilon=0.25):
         for word in words(query):
             if bag[word]:
                 idf = math.log(odds[word])
-                idf = math.log(1 + odds[word]) if mean < 1e-9 else epsilon * mean if idf < 0 else idf
+                idf = math.log(1 + odds[word]) if epsilon is None or mean < 1e-9 else epsilon * mean if idf < 0 else idf
                 length = 1 - b + b * sum(bag.values()) / mean_length
                 score += idf * bag[word] * (k1 + 1) / (bag[word] + k1 * length)
         scores.append(score)

@@ -264,7 +264,7 @@ class TestCounting:
 class TestTiming:
     def test_in_turns(self):
         calls = []
-        times = in_turns({name: lambda name=name: calls.append(name) for name in "ab"}, 0.02, "cpu")
+        times = in_turns({name: lambda name=name: calls.append(name) for name in "ab"}, 0.2, "cpu")
         changes = sum(one != two for one, two in pairwise(calls))
         assert changes >= 5, "they take turns"
         assert all(0 < each.best <= each.median for each in times.values())

@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch.testing import assert_close
 
-from memnets.contracts import Spec, Story, map_tensors, named_tensors
+from memnets.contracts import Edges, GraphQuestion, Spec, Story, map_tensors, named_tensors
 from memnets.memory.block import Block
 from memnets.models.base import SequenceModel, read_hidden
 from memnets.models.controller import LSTMController
@@ -25,6 +25,7 @@ SPECS = {
     "vectors": Spec("vectors", 4, 3),
     "tokens": Spec("tokens", 7, 7),
     "story": Spec("story", 9, 9, story_size=4, sentence_size=3),
+    "graph": Spec("graph", 9, 7, num_relations=3),
     "question": Spec("question", 6, 5, answer_tokens=(1, 2, 3, 4, 5), has_values=True),
 }
 SMALL = {
@@ -43,7 +44,8 @@ SMALL = {
     "num_slots": 4,
 }
 BATCH, TIME = 3, 9
-WITHOUT_TIME = ("story", "question")
+WITHOUT_TIME = ("story", "graph", "question")
+"""Kinds that are read whole and answered once."""
 
 
 def shrunk(node):
@@ -78,10 +80,21 @@ def inputs_of(kind, batch=BATCH, time=TIME, seed=0):
     if kind == "question":
         return question_of(spec, batch, generator)
     words = partial(torch.randint, 1, spec.input_size, generator=generator)
+    if kind == "graph":
+        return graph_question(words((batch, 5)), partial(torch.randint, generator=generator), spec)
     story = words((batch, spec.story_size, spec.sentence_size))
     story[0, 2:] = 0  # a shorter story
     story[:, 0, 2:] = 0  # a shorter sentence
     return Story(story, words((batch, spec.sentence_size)))
+
+
+def graph_question(words, draw, spec):
+    """Of three words and of five, about a graph each, of which some edges are padding."""
+    batch, num_edges = len(words), 40
+    words[0, 3:] = 0
+    source, target = (draw(spec.output_size, (batch, num_edges)) for _ in range(2))
+    relation, mask = draw(spec.num_relations, (batch, num_edges)), draw(10, (batch, num_edges)) > 0
+    return GraphQuestion(draw(spec.output_size, (batch,)), words, Edges(source, relation, target, mask))
 
 
 def question_of(spec, batch, generator, items=6):

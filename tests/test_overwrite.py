@@ -15,9 +15,9 @@ from memnets.tasks.token_sequences import as_scores
 TASK = Overwrite()
 SHAPES = [
     TASK,
-    Overwrite(num_segments=7, segment_length=14, gap=3, num_writes=3, keys_per_sequence=5, local_queries=1,
-              remote_queries=3),
-    Overwrite(num_segments=2, segment_length=3, num_keys=1, num_values=1, num_fillers=1, gap=1, num_writes=1,
+    Overwrite(num_segments=12, segment_length=14, gap=3, num_writes=3, keys_per_sequence=5, local_queries=1,
+              remote_queries=3, num_keys=65),
+    Overwrite(num_segments=3, segment_length=3, num_keys=4, num_values=1, num_fillers=1, gap=1, num_writes=1,
               keys_per_sequence=1, local_queries=0, remote_queries=1),
 ]  # fmt: skip
 
@@ -32,11 +32,14 @@ def bindings(task, row):
     for number, segment in enumerate(pieces(task, row)):
         for place in range(0, 2 * task.keys_per_sequence, 2):
             key, value = segment[place : place + 2]
-            assert (key < task.num_keys) == (value < task.num_keys + task.num_values), "pairs are whole"
-            if key < task.num_keys:
-                assert value >= task.num_keys
-                found.setdefault(key, []).append((number, value - task.num_keys))
+            assert key < task.num_keys <= value < task.num_keys + task.num_values
+            found.setdefault(key, []).append((number, value - task.num_keys))
     return found
+
+
+def written(task, row):
+    """The same of the keys that are asked for remotely; where they are written once, they aren't told from others."""
+    return {key: values for key, values in bindings(task, row).items() if len(values) == task.num_writes}
 
 
 def lists(batch):
@@ -48,12 +51,16 @@ class TestSequences:
     def test_every_row_is_what_the_docstring_draws(self, task):
         lead = 2 * task.keys_per_sequence
         for inputs, targets, groups in lists(task.batch("train", 0, 40, seed=1)):
-            bound = bindings(task, inputs)
-            assert len(bound) == task.keys_per_sequence
-            for written in bound.values():
-                segments, values = zip(*written, strict=True)
-                assert len(set(segments)) == len(set(values)) == task.num_writes == len(written)
-                assert max(segments) < task.num_segments - task.gap
+            bound, keys = bindings(task, inputs), written(task, inputs)
+            if task.num_writes > 1:
+                assert len(keys) == task.keys_per_sequence
+                assert len(bound) == task.keys_per_sequence + sum(len(values) == 1 for values in bound.values())
+                for pairs in keys.values():
+                    segments, values = zip(*pairs, strict=True)
+                    assert len(set(values)) == task.num_writes
+                    assert min(segments) >= 1
+                    assert max(segments) < task.num_segments - task.gap
+                    assert all(late - early >= task.gap for early, late in itertools.pairwise(segments))
             for step, (token, target, group) in enumerate(zip(inputs, targets, groups, strict=True)):
                 number, place = divmod(step, task.segment_length)
                 if place < lead or token >= task.num_keys:
@@ -63,14 +70,14 @@ class TestSequences:
                     assert (number, target) in bound[token]
                 else:
                     assert group == REMOTE
-                    last, value = bound[token][-1]
+                    last, value = keys[token][-1]
                     assert target == value
                     assert last + task.gap <= number
             for number, labels in enumerate(pieces(task, groups)):
-                here = any(number == segment for written in bound.values() for segment, _ in written)
-                due = any(written[-1][0] + task.gap <= number for written in bound.values())
-                assert labels.count(LOCAL) == task.local_queries * here
-                assert labels.count(REMOTE) == task.remote_queries * due
+                assert labels.count(LOCAL) == task.local_queries
+                if task.num_writes > 1:
+                    due = any(pairs[-1][0] + task.gap <= number for pairs in keys.values())
+                    assert labels.count(REMOTE) == task.remote_queries * due
 
     def test_remote_distance_is_the_least(self, task):
         distances = []
@@ -104,35 +111,48 @@ class TestSequences:
 
 class TestDraws:
     def test_everything_is_drawn_equally_often(self):
-        """Segments of the writes, keys asked for, places of pairs and queries: within four standard deviations."""
+        """Segments of the writes, places of pairs, keys asked for and queries: within four standard deviations."""
         batch = TASK.batch("train", 0, 4000, seed=0)
-        written, slots, asked = Counter(), Counter(), Counter()
+        when, slots, asked = Counter(), Counter(), Counter()
         for inputs, _, groups in lists(batch):
-            bound = bindings(TASK, inputs)
-            for values in bound.values():
-                written[tuple(number for number, _ in values)] += 1
-            slots.update(place for place in range(0, 8, 2) if inputs[place] < TASK.num_keys)
-            firsts = sorted(bound)
-            asked.update(firsts.index(inputs[64 + i]) for i in range(16) if groups[64 + i] == REMOTE)
-        steps = Counter((batch.groups[:, 64:] == REMOTE).nonzero()[:, 1].tolist())
-        assert set(written) == set(itertools.combinations(range(3), 2))
-        assert set(steps) == set(range(8, 16))
-        for counted, choices in ((written, 3), (slots, 4), (asked, 4), (steps, 8)):
+            keys = written(TASK, inputs)
+            when.update(tuple(number for number, _ in values) for values in keys.values())
+            slots.update(16 <= inputs.index(key) < 48 and inputs.index(key) % 16 for key in keys)
+            firsts = sorted(keys)
+            asked.update(firsts.index(inputs[96 + i]) for i in range(16) if groups[96 + i] == REMOTE)
+        steps = Counter((batch.groups[:, 96:] == REMOTE).nonzero()[:, 1].tolist())
+        assert set(when) == {(1, 3), (1, 4), (2, 4)}
+        assert set(steps) == set(range(4, 16))
+        for counted, choices in ((when, 3), (slots, 2), (asked, 2), (steps, 12)):
             expected = sum(counted.values()) / choices
             assert len(counted) == choices
             assert all(abs(count - expected) < 4 * expected**0.5 for count in counted.values())
 
     def test_places_of_a_key_and_queries_of_a_segment_are_independent(self):
-        """One chance in four each that a key keeps its place, and that both remote queries are for one key."""
+        """One chance in two each that a key keeps its place, and that both remote queries are for one key."""
         kept, same = [], []
         for inputs, _, groups in lists(TASK.batch("train", 0, 2000, seed=0)):
-            for key in bindings(TASK, inputs):
-                first, second = (step % 16 for step in range(80) if step % 16 < 8 and inputs[step] == key)
+            for key in written(TASK, inputs):
+                first, second = (step % 16 for step in range(112) if step % 16 < 4 and inputs[step] == key)
                 kept.append(first == second)
-            one, two = (inputs[64 + i] for i in range(16) if groups[64 + i] == REMOTE)
+            one, two = (inputs[96 + i] for i in range(16) if groups[96 + i] == REMOTE)
             same.append(one == two)
         for found in (kept, same):
-            assert abs(sum(found) / len(found) - 1 / 4) < 4 * (3 / 16 / len(found)) ** 0.5
+            assert abs(sum(found) / len(found) - 1 / 2) < 4 * (1 / 4 / len(found)) ** 0.5
+
+    @pytest.mark.parametrize("task", SHAPES[:2])
+    def test_what_a_window_shows_at_a_write_does_not_tell_which_it_is(self, task):
+        """A segment back from any write no other write of its key is seen; pairs and queries are as many everywhere."""
+        for inputs, _, groups in lists(task.batch("train", 0, 40, seed=0)):
+            for key, pairs in written(task, inputs).items():
+                for number, _ in pairs:
+                    place = number * task.segment_length + pieces(task, inputs)[number].index(key)
+                    seen = slice(place - task.segment_length, place)
+                    assert place >= task.segment_length
+                    assert key not in inputs[seen]
+            for number in range(task.num_segments - task.gap):
+                labels = pieces(task, groups)[number]
+                assert labels.count(LOCAL) == task.local_queries
 
 
 class TestMetrics:
@@ -161,15 +181,15 @@ class TestStream:
     STREAM = Overwrite(stream=True)
 
     def test_segments_in_turn_are_the_sequences(self):
-        parts = [self.STREAM.batch("train", index, 5, seed=2) for index in range(5, 10)]
+        parts = [self.STREAM.batch("train", index, 5, seed=2) for index in range(7, 14)]
         whole = TASK.batch("train", 1, 5, seed=2)
         for name in ("inputs", "targets", "mask", "groups"):
             assert torch.cat([getattr(part, name) for part in parts], 1).equal(getattr(whole, name))
-        assert [part.starts.all().item() for part in parts] == [True, False, False, False, False]
-        assert [part.starts.any().item() for part in parts] == [True, False, False, False, False]
+        assert [part.starts.all().item() for part in parts] == [True, *[False] * 6]
+        assert [part.starts.any().item() for part in parts] == [True, *[False] * 6]
 
     def test_a_segment_tells_nothing_of_what_is_stale(self):
-        for index in range(5):
+        for index in range(7):
             batch = self.STREAM.batch("train", index, 20, seed=0)
             outputs = self.STREAM.oracle(batch)
             assert self.STREAM.metrics(outputs, batch)["stale_error"].count == 0
@@ -179,10 +199,10 @@ class TestStream:
 @pytest.mark.parametrize(
     ("sizes", "complaint"),
     [
-        ({"num_segments": 3}, "num_segments=3 is too few: 2 writes .* gap=2 before a query, take 4"),
-        ({"num_keys": 3}, "num_keys=3 is too few for keys_per_sequence=4"),
+        ({"num_segments": 5}, "num_segments=5 is too few: 2 writes, gap=2 apart .* take 6"),
+        ({"num_keys": 15}, "num_keys=15 is too few: keys_per_sequence=2, .* in each of 7 segments, take 16"),
         ({"num_values": 1}, "num_values=1 is too few: the 2 values"),
-        ({"segment_length": 11}, "segment_length=11 holds 4 pairs .* and 4 queries only from 12 on"),
+        ({"segment_length": 7}, "segment_length=7 holds 2 pairs .* and 4 queries only from 8 on"),
         ({"keys_per_sequence": 0}, "keys_per_sequence must be at least 1, not 0"),
         ({"num_writes": 0}, "num_writes must be at least 1, not 0"),
         ({"gap": 0}, "gap must be at least 1, not 0"),

@@ -92,10 +92,10 @@ class TestRun:
         assert read_run(folder).references == expected
 
     def test_evaluation_prints_them_below_the_sets(self, folder, capsys):
-        assert script("evaluate").main([f"checkpoint={folder}", "lengths=5,6"]) == 0
+        assert script("evaluate").main([f"checkpoint={folder}", "lengths=6,7"]) == 0
         lines = [line.split() for line in capsys.readouterr().out.splitlines()]
         rows = {line[1]: line[2:] for line in lines if len(line) > 2 and line[0] == "│"}
-        assert list(rows) == ["length_5", "length_6", "chance", "oracle"]
+        assert list(rows) == ["length_6", "length_7", "chance", "oracle"]
         names = next(line for line in lines if "remote_accuracy" in line)
         found = {name: [cell for cell in rows[name] if cell != "│"] for name in ("chance", "oracle")}
         columns = [name for name in names if name not in ("┃", "set")]
@@ -136,17 +136,17 @@ class TestReport:
 
     def test_columns_stand_beside_the_metrics_they_are_of(self, tmp_path):
         header, *rows = self.with_references(tmp_path).rows()
-        assert header[-2:] == ("chance", "oracle")
-        told = {row[:2]: row[-2:] for row in rows}
+        assert header[4:6] == ("chance", "oracle")
+        told = {row[:2]: row[4:6] for row in rows}
         assert told.pop(("ntm_copy", "test/bit_errors")) == ("0.125", "0.0625")
         assert ("ntm_copy", "length_40/bit_errors") in told
         assert set(told.values()) == {("", "")}
 
     def test_no_column_where_no_run_tells_it(self, tmp_path):
         folder = write_run(tmp_path)
-        assert make_report(*find_runs([folder])).rows()[0][-1] == "best"
+        assert make_report(*find_runs([folder])).rows()[0][3:5] == ("mean ± std", "median (quartiles)")
         (folder / "references.json").write_text(json.dumps({"oracle": PAGE["oracle"]}))
-        assert make_report(*find_runs([folder])).rows()[0][-2:] == ("best", "oracle")
+        assert make_report(*find_runs([folder])).rows()[0][3:5] == ("mean ± std", "oracle")
 
     def test_the_page_says_what_they_are(self, tmp_path):
         text = write_report(self.with_references(tmp_path), tmp_path / "out").read_text()

@@ -18,7 +18,7 @@ from memnets.retrieval.entries import Entry, EntryError
 from memnets.retrieval.lexical import BM25, TfIdf
 from memnets.retrieval.relevance import Dense, Hybrid, Oracle, Random
 from memnets.retrieval.selection import All, Selection, Threshold, TopK
-from memnets.retrieval.words import words
+from memnets.retrieval.words import EnglishWords, words
 
 RELEVANCES = {
     "bm25": BM25(),
@@ -32,6 +32,7 @@ relevances = pytest.mark.parametrize("relevance", RELEVANCES.values(), ids=RELEV
 # Early letters are frequent: idf of all signs, and words that are repeated in a text.
 LETTERS = st.sampled_from("aaaaabbbccdefghij")
 TEXTS = st.lists(LETTERS, min_size=1, max_size=8).map(" ".join)
+SHARES = st.floats(0, 1)
 SCORES = st.lists(st.sampled_from([-math.inf, -1.0, 0.0, 0.5, 0.5, 2.0]), min_size=1, max_size=7)
 
 
@@ -91,7 +92,9 @@ class TestLexical:
         assert not found[1].any()
         assert found[2].equal(found[0])
 
-    @given(st.lists(TEXTS, min_size=1, max_size=8), TEXTS, st.floats(0, 3), st.floats(0, 1), st.floats(0, 1))
+    @given(
+        st.lists(TEXTS, min_size=1, max_size=8), TEXTS, st.floats(0, 3), st.floats(0, 1), st.none() | st.floats(0, 1)
+    )
     def test_bm25_of_any_settings_equals_loops(self, texts, query, k1, b, epsilon):
         found = BM25(k1, b, epsilon).scores(texts_of(texts), Queries([query]))
         assert_close(found[0].tolist(), okapi_by_loop(texts, query, k1, b, epsilon), rtol=1e-5, atol=1e-6)
@@ -106,8 +109,16 @@ class TestLexical:
     def test_bm25_equals_the_package(self, texts, query):
         package = pytest.importorskip("rank_bm25").BM25Okapi([words(text) for text in texts])
         if package.average_idf > 0:
-            found = BM25().scores(texts_of(texts), Queries([query]))[0]
+            found = BM25(k1=1.5, epsilon=0.25).scores(texts_of(texts), Queries([query]))[0]
             assert_close(found.double(), torch.tensor(package.get_scores(words(query))), rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("kind", [BM25, TfIdf])
+    def test_english_words_find_other_forms_and_pass_over_stop_words(self, kind):
+        memory = texts_of(["the cities of the Aztecs", "a café", "what is where"])
+        asked = Queries(["What is the city of an Aztec?", "cafes", "which is it?"])
+        scores = kind(analyzer=EnglishWords()).scores(memory, asked)
+        assert (scores > 0).tolist() == [[True, False, False], [False, True, False], [False, False, True]]
+        assert not kind().scores(memory, asked)[1].any()
 
     def test_the_same_text_is_nearest_even_in_a_memory_of_one_or_two(self):
         for count in (1, 2):

@@ -35,7 +35,7 @@ class TestReproduce:
     @pytest.mark.parametrize(
         ("words", "told"),
         [
-            (["set=nmt"], "no configs/sweep/nmt.yaml; there are"),
+            (["set=nmt"], "no configs/sweep/nmt*.yaml; there are"),
             ([], "set=?"),
             (["set=ntm", "jobs=x", "--list"], "jobs=x: give a whole number"),
             (["set=ntm", "jobs=0", "--list"], "jobs=0: give a whole number"),

@@ -20,6 +20,7 @@ from memnets.contracts import Spec
 from memnets.identity import run_folder
 from memnets.launch import train
 from memnets.models.lstm import LSTM
+from memnets.sweep import Sweep
 from memnets.training.run import DONE, FAILED, INTERRUPTED, NOT_FINITE, REFUSED, find_checkpoint, locked, status_of
 from memnets.training.trainer import Trainer
 
@@ -218,6 +219,15 @@ class TestSweep:
         assert all(list((path / "checkpoints").glob("step_*")) for path in cut)
         assert call(*sweep).returncode == DONE
         assert [status_of(path)["status"] for path in tmp_path.glob("lstm*")] == ["done", "done"]
+
+
+@pytest.mark.parametrize(("given", "side_by_side", "threads"), [(None, 2, "4"), (None, 9, "1"), ("3", 2, "3")])
+def test_jobs_share_the_threads_unless_the_caller_says_how_many(given, side_by_side, threads, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert Sweep([], side_by_side, tmp_path)._environment()["OMP_NUM_THREADS"] == threads
 
 
 class TestTwoProcesses:

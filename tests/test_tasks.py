@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch.testing import assert_close
 
-from memnets.contracts import Ratio, Story, map_tensors, named_tensors
+from memnets.contracts import GraphQuestion, Ratio, Story, map_tensors, named_tensors
 from memnets.retrieval.question import Question
 from memnets.tasks.base import SPLITS, Criterion, Task, epoch_indices, generator, ratio
 from memnets.tasks.copy import Copy
@@ -214,6 +214,15 @@ class TestContract:
 def check_inputs(batch, spec):
     if spec.kind == "question":
         check_question(batch, spec)
+        return
+    if spec.kind == "graph":
+        assert isinstance(batch.inputs, GraphQuestion)
+        node, words, edges = batch.inputs
+        below = {"entities": (spec.output_size, node, edges.source, edges.target)}
+        below |= {"relations": (spec.num_relations, edges.relation), "words": (spec.input_size, words)}
+        for size, *parts in below.values():
+            assert all(((part >= 0) & (part < size)).all() for part in parts)
+        assert all(len(part) == SIZE for part in (node, words, *edges))
         return
     if spec.kind == "story":
         assert isinstance(batch.inputs, Story)

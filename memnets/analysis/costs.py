@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from memnets.analysis.rows import RecordError, read_rows, write_rows
+from memnets.analysis.measured import Measured, add_measured, read_measured
 from memnets.analysis.tables import plain
 
 COSTS = "memory_costs.csv"
@@ -15,7 +15,7 @@ COSTS = "memory_costs.csv"
 
 
 @dataclass(frozen=True)
-class CostRecord:
+class CostRecord(Measured):
     """A training step, forward and backward, with a memory and without: the fields are the CSV's columns.
 
     Attributes:
@@ -49,8 +49,6 @@ class CostRecord:
         return self.memory, self.state, self.threads, self.device
 
 
-COLUMNS = tuple(field.name for field in fields(CostRecord))
-_TYPES = get_type_hints(CostRecord)
 _SHOWN = {
     "memory": "memory",
     "state": "state",
@@ -66,9 +64,9 @@ def read_costs(path: Path) -> list[CostRecord]:
     """Return the records of a table; none if there is no such file.
 
     Raises:
-        RecordError: other columns than `COLUMNS`, or an entry that is no number where one belongs.
+        RecordError: other columns, or an entry that is no number where one belongs.
     """
-    return [_record(path, line, row) for line, row in enumerate(read_rows(path, COLUMNS), start=2)]
+    return read_measured(path, CostRecord)
 
 
 def add_costs(path: Path, new: Sequence[CostRecord]) -> None:
@@ -77,8 +75,7 @@ def add_costs(path: Path, new: Sequence[CostRecord]) -> None:
     Raises:
         RecordError: the table can't be read.
     """
-    merged = {record.key: record for record in [*read_costs(path), *new]}
-    write_rows(path, COLUMNS, merged.values())
+    add_measured(path, CostRecord, new)
 
 
 def cost_tables(results: Path) -> dict[str, Path]:
@@ -100,10 +97,3 @@ def render_costs(records: Sequence[CostRecord]) -> str:
 
 def _cell(value: str | float) -> str:
     return value if isinstance(value, str) else plain(float(f"{value:.3g}"))
-
-
-def _record(path: Path, line: int, row: dict[str, str]) -> CostRecord:
-    try:
-        return CostRecord(**{name: _TYPES[name](text) for name, text in row.items()})
-    except ValueError as error:
-        raise RecordError(f"{path}:{line}: {error}; measure it again") from error

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from memnets.analysis.rows import RecordError, read_rows, write_rows
+from memnets.analysis.measured import Measured, add_measured, read_measured
 
 KERNELS = "kernels.csv"
 """The table of a folder of results that holds these records."""
 
 
 @dataclass(frozen=True)
-class KernelRecord:
+class KernelRecord(Measured):
     """One problem, forward and backward: the fields are the CSV's columns. None: there is no such thing.
 
     Attributes:
@@ -91,8 +91,6 @@ class KernelRecord:
         return "triton" if self.kernel == "-" and self.kernel_mb is not None else self.kernel
 
 
-COLUMNS = tuple(field.name for field in fields(KernelRecord))
-
 PROBLEM = {"case": "case", "batch": "batch", "heads": "heads", "slots": "slots", "word": "word", "time": "time"}
 TIME = PROBLEM | {
     "on": "where",
@@ -126,9 +124,9 @@ def read_kernels(path: Path) -> list[KernelRecord]:
     """Return the records of a table; none if there is no such file.
 
     Raises:
-        RecordError: other columns than `COLUMNS`, or an entry that is no number where one belongs.
+        RecordError: other columns, or an entry that is no number where one belongs.
     """
-    return [_record(path, line, row) for line, row in enumerate(read_rows(path, COLUMNS), start=2)]
+    return read_measured(path, KernelRecord)
 
 
 def add_kernels(path: Path, new: Sequence[KernelRecord]) -> None:
@@ -137,8 +135,7 @@ def add_kernels(path: Path, new: Sequence[KernelRecord]) -> None:
     Raises:
         RecordError: the table can't be read.
     """
-    merged = {record.key: record for record in [*read_kernels(path), *new]}
-    write_rows(path, COLUMNS, merged.values())
+    add_measured(path, KernelRecord, new)
 
 
 def kernel_tables(results: Path) -> dict[str, Path]:
@@ -187,19 +184,3 @@ def _cell(value: str | int | float | None) -> str:
     if value is None or isinstance(value, str):
         return value or "-"
     return f"{value:,.0f}" if abs(value) >= 1000 or isinstance(value, int) else f"{value:.3g}"
-
-
-_TYPES = get_type_hints(KernelRecord)
-
-
-def _record(path: Path, line: int, row: dict[str, str]) -> KernelRecord:
-    try:
-        return KernelRecord(**{name: _parsed(name, text) for name, text in row.items()})
-    except ValueError as error:
-        raise RecordError(f"{path}:{line}: {error}; measure it again") from error
-
-
-def _parsed(name: str, text: str) -> Any:
-    if _TYPES[name] in (int, float, str):
-        return _TYPES[name](text)
-    return float(text) if text else None

@@ -22,6 +22,7 @@ from memnets.analysis.kernels import KERNELS, kernel_tables, read_kernels, rende
 from memnets.analysis.memories import memory_tables, render_memories
 from memnets.analysis.pivot import by_metric, pivot
 from memnets.analysis.records import Record, read_records, tables
+from memnets.analysis.retrievals import RETRIEVALS, read_retrievals, render_retrievals, retrieval_tables
 from memnets.analysis.tables import HEADER, cells, plain
 
 BEGIN = re.compile(r"<!-- table: (\S+)(?: (?!by )(\S+))?(?: by (\S+))? -->")
@@ -51,7 +52,8 @@ def updated(path: Path, results: Path) -> str:
     Raises:
         MarkerError: a marker without its end, an end without its marker, or no such table in `results`.
     """
-    known = tables(results) | kernel_tables(results) | cost_tables(results) | memory_tables(results)
+    measured = kernel_tables(results) | cost_tables(results) | retrieval_tables(results)
+    known = tables(results) | measured | memory_tables(results)
     text = path.read_text(encoding="utf-8")
     kept: list[str] = []
     opened = 0
@@ -93,6 +95,9 @@ def _rendered(name: str, path: Path, only: str | None, key: str | None) -> str:
     if path.name == COSTS:
         costs = read_costs(path)
         return render_costs(costs) if costs else ""
+    if path.name == RETRIEVALS:
+        retrievals = read_retrievals(path)
+        return render_retrievals(retrievals) if retrievals else ""
     if path.name == KERNELS:
         kernels = [line for line in read_kernels(path) if only in (None, line.case)]
         return render_kernels(kernels) if kernels else ""

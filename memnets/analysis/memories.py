@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 RESULTS = "memory_transformers.csv"
 WITHOUT = "transformer"
 PREFIX = "memory_transformer"
+MARKERS = ("o", "s", "^", "D")
+"""One per round of the colours."""
 
 
 class Question(NamedTuple):
@@ -85,10 +87,13 @@ def decision_figure(results: Path, path: Path) -> Path:
     records, costs = read_records(results / RESULTS), read_costs(results / COSTS)
     asked = [each for each in QUESTIONS if each.metric.endswith("accuracy")]
     asked = [each for each in asked if any(_answers(record, each) for record in records)]
-    figure = new_figure(5.2 * max(len(asked), 1), 4.0)
-    panels = figure.subplots(1, max(len(asked), 1), squeeze=False)[0]
+    figure = new_figure(4.2 * max(len(asked), 1) + 1.8, 4.0)
+    panels = figure.subplots(1, max(len(asked), 1), squeeze=False, sharex=True)[0]
     for axis, question in zip(panels, asked, strict=False):
         _draw(axis, question, records, costs)
+    marks = {label: mark for axis in panels for mark, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    if marks:
+        figure.legend(marks.values(), marks.keys(), loc="outside right upper")
     return save_figure(figure, path)
 
 
@@ -101,15 +106,13 @@ def _draw(axis: Axes, question: Question, records: Sequence[Record], costs: Sequ
         ratio = 1.0 if kind == WITHOUT else _ratio(costs, kind)
         if found is None or ratio is None:
             continue
-        colour = COLOURS[number % len(COLOURS)]
-        axis.errorbar(ratio, found.mean, yerr=found.std or 0.0, marker="o", color=colour, capsize=3)
-        below = number % 2 == 0
-        axis.annotate(
-            short(kind), (ratio, found.mean), textcoords="offset points", xytext=(6, -12 if below else 6),
-            color=colour, fontsize=8,
+        axis.errorbar(
+            ratio, found.mean, yerr=found.std or 0.0, capsize=3, linestyle="", label=short(kind),
+            color=COLOURS[number % len(COLOURS)], marker=MARKERS[number // len(COLOURS) % len(MARKERS)],
         )  # fmt: skip
-    axis.set_ylim(-0.05, 1.12)
-    axis.margins(x=0.2)
+    axis.set_ylim(-0.05, 1.05)
+    axis.margins(x=0.1)
+    axis.grid(True)
 
 
 def _answers(record: Record, question: Question) -> bool:

@@ -10,8 +10,10 @@ from typing import Any
 from memnets.analysis.costs import COSTS
 from memnets.analysis.groups import Group, group_runs
 from memnets.analysis.kernels import KERNELS
+from memnets.analysis.retrievals import RETRIEVALS
 from memnets.analysis.rows import RecordError, commit_of, device_of, read_rows, write_rows
 from memnets.analysis.runs import Problem, Run
+from memnets.analysis.searches import SEARCHES
 from memnets.analysis.tables import Statistic, measurements, statistics
 
 PUBLISHED = "published.csv"
@@ -147,7 +149,11 @@ def read_published(path: Path) -> dict[Key, str]:
 
 def tables(results: Path) -> dict[str, Path]:
     """Return a folder's tables of experiments by name."""
-    return {path.stem: path for path in sorted(results.glob("*.csv")) if path.name not in (PUBLISHED, KERNELS, COSTS)}
+    return {
+        path.stem: path
+        for path in sorted(results.glob("*.csv"))
+        if path.name not in (PUBLISHED, KERNELS, COSTS, SEARCHES, RETRIEVALS)
+    }
 
 
 def commit(run: Run) -> str:

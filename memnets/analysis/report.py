@@ -49,13 +49,19 @@ class Report:
         """
         told = [name for name in REFERENCES if any(name in group.references for group in self.groups)]
         lines = [(group, result) for group in self.groups for result in statistics(group)]
-        rows = [(*cells(group.label, result), *_compared(group, result.metric, told)) for group, result in lines]
-        return [(*HEADER, *told), *rows]
+        rows = [_beside(cells(group.label, result), _compared(group, result.metric, told)) for group, result in lines]
+        return [_beside(HEADER, told), *rows]
 
     def unfinished(self) -> list[Problem]:
         """Return the runs that don't count in the table, and why."""
         runs = [run for group in self.groups for run in group.runs]
         return [Problem(run.path, state(run)) for run in runs if not run.done]
+
+
+def _beside(row: Sequence[str], compared: Sequence[str]) -> tuple[str, ...]:
+    """Put what the mean is compared with next to it."""
+    mean = HEADER.index("mean ± std") + 1
+    return *row[:mean], *compared, *row[mean:]
 
 
 def _compared(group: Group, metric: str, names: Sequence[str]) -> list[str]:

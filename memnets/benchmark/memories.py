@@ -31,6 +31,7 @@ SIZES = (
 PLAIN = "model=transformer"
 EVERYWHERE = "model.memory_layers=null"
 KNN = ("model=memory_transformer", "model.memory.top_k=32", "model.memory.differentiable=false")
+AGE_KEY = "model=memory_transformer_age_key"
 KINDS: Mapping[str, tuple[str, ...]] = {
     "persistent 16": ("model=memory_transformer_persistent",),
     "memory tokens 16": ("model=memory_transformer_tokens",),
@@ -38,6 +39,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "product keys 262k": ("model=memory_transformer_product_key", "model.memory.num_slots=262144"),
     "knn 8192": (*KNN, "model.memory.capacity=8192"),
     "knn 65536": (*KNN, "model.memory.capacity=65536"),
+    "knn 8192 age key": (AGE_KEY, *KNN[1:], "model.memory.capacity=8192"),
     "segment cache 512": ("model=memory_transformer_segment_cache", "model.memory.capacity=512"),
     "delta": ("model=memory_transformer_delta", EVERYWHERE),
     "gated delta": ("model=memory_transformer_gated_delta", EVERYWHERE),

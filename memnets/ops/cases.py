@@ -17,6 +17,7 @@ from memnets.ops.allocation import allocation_weights, usage_after
 from memnets.ops.content_address import content_address, content_read
 from memnets.ops.delta_rule import delta_rule
 from memnets.ops.erase_add import erase_add, read, read_and_write
+from memnets.ops.graph import follow, propagate
 from memnets.ops.linkage import follow_link, link_after, precedence_after
 from memnets.ops.lru_write import lru_write
 from memnets.ops.masked_content import masked_content_address
@@ -82,13 +83,17 @@ class Draw:
         """Distributions along the last axis."""
         return self._place(self._normal(axes).softmax(-1))
 
-    def mask(self, *axes: str, share: float = 0.6) -> Tensor:
+    def mask(self, *axes: str | int, share: float = 0.6) -> Tensor:
         """True with probability `share`."""
         return self._place(torch.rand(self._shape(axes), generator=self.generator) < share)
 
     def slots(self, *axes: str | int) -> Tensor:
         """Indices of slots."""
-        return self._place(torch.randint(self.sizes.slots, self._shape(axes), generator=self.generator))
+        return self.below(self.sizes.slots, *axes)
+
+    def below(self, size: int, *axes: str | int) -> Tensor:
+        """Indices of `size` things."""
+        return self._place(torch.randint(size, self._shape(axes), generator=self.generator))
 
     def stamps(self, *axes: str, empty: bool = True) -> Tensor:
         """Whole numbers below `slots`, with -1 among them if some are `empty`."""
@@ -248,6 +253,34 @@ def _delta(draw: Draw, groups: str | int = "heads", **options: Any) -> Arguments
     }
 
 
+def _edges(draw: Draw, share: float = 0.7) -> Arguments:
+    """Nodes are slots, relations heads; twice as many edges as nodes, some of them twice, some of them padding."""
+    num_edges = 2 * draw.sizes.slots
+    return {
+        "source": draw.slots("batch", num_edges),
+        "relation": draw.below(draw.sizes.heads, "batch", num_edges),
+        "target": draw.slots("batch", num_edges),
+        "mask": draw.mask("batch", num_edges, share=share),
+    }
+
+
+def _follow(draw: Draw, share: float = 0.7) -> Arguments:
+    weights = draw.weights("batch", draw.sizes.heads + 1)
+    return {"nodes": draw.weights("batch", "slots"), "relation_weights": weights, **_edges(draw, share)}
+
+
+def _follow_in_one_graph(draw: Draw) -> Arguments:
+    arguments = _follow(draw)
+    return arguments | {
+        name: arguments[name][:1].expand(draw.sizes.batch, -1) for name in ("source", "relation", "target", "mask")
+    }
+
+
+def _propagate(draw: Draw, share: float = 0.7) -> Arguments:
+    weights = draw.normal("heads", "word", "width")
+    return {"states": draw.normal("batch", "slots", "word"), "weights": weights, **_edges(draw, share)}
+
+
 def _only(names: str, arguments: Arguments) -> Arguments:
     return {name: arguments[name] for name in names.split()}
 
@@ -343,6 +376,13 @@ OPS: dict[str, Op] = {
             "heads_share": lambda draw: _delta(draw, 1, decay=draw.negative("batch", 1, "time")),
             "two_chunks": lambda draw: _delta(draw, decay=draw.negative("batch", "heads", "time"), chunk_size=2),
         },
+    ),
+    "follow": Op(
+        follow,
+        {"": _follow, "one_graph": _follow_in_one_graph, "no_edge": lambda draw: _follow(draw, share=0.0)},
+    ),
+    "propagate": Op(
+        propagate, {"": _propagate, "no_edge": lambda draw: _propagate(draw, share=0.0)}, shared=("weights",)
     ),
     "product_key_address": Op(product_key_address, {"": _product_key}, shared=("half_keys",)),
     "weighted_gather": Op(

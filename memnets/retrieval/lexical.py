@@ -11,38 +11,41 @@ from torch import Tensor
 
 from memnets.retrieval.base import ExternalMemory, Queries, hide_unreadable, refuse_empty
 from memnets.retrieval.word_counts import NO_WORDS, WordCounts
-from memnets.retrieval.words import words
+from memnets.retrieval.words import Analyzer, words
 
 LEAST_MEAN = 1e-9  # what rounding makes of a mean of 0 stays below
 Weigh = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class BM25:
-    """Okapi BM25 as the package rank-bm25 has it (`BM25Okapi`), so that rankings equal its own.
+    """Okapi BM25 (Robertson and Zaragoza 2009, section 3.4).
 
     score(q, row) = Σ over the words w of q, as often as each is there, of
         idf(w) · f(w, row) · (k1 + 1) / (f(w, row) + k1 · (1 - b + b · length(row) / mean length))
-    idf(w) = ln((N - n(w) + ½) / (n(w) + ½)), with f the count of w in the row, N entries, n(w) of which have w
-    (Robertson and Zaragoza 2009, section 3.4). Where that is negative, as w is in more than half of the entries, idf is
-    `epsilon` times the mean idf of all words.
+    idf(w) = ln(1 + (N - n(w) + ½) / (n(w) + ½)), with f the count of w in the row, N entries, n(w) of which have w.
+    The 1, which is Lucene's, keeps the idf of words in more than half of the entries above 0.
 
-    Where this mean is not positive itself, as in a memory of one or two entries, such an idf would rank first what
-    shares no word; there every word has the idf ln(1 + (N - n(w) + ½) / (n(w) + ½)), which rank-bm25 has not.
+    With an `epsilon`, rankings equal those of the package rank-bm25 (`BM25Okapi`): no 1, and where idf is negative,
+    `epsilon` times the mean idf of all words in its place. That is much weight for the commonest words. Where this mean
+    is not positive itself, as in a memory of one or two entries, what shares no word would come first; there the 1 is.
 
     Args:
-        k1: how soon further occurrences of a word stop counting.
+        k1: how soon further occurrences of a word stop counting; 1.2 as in Lucene (rank-bm25: 1.5).
         b: how much long entries are marked down, from 0 to 1.
-        epsilon: idf of words in more than half of the entries, as a part of the mean.
+        epsilon: idf of words in more than half of the entries, as a part of the mean (rank-bm25: 0.25); null: Lucene's.
+        analyzer: makes words of texts and queries; `EnglishWords` finds more than plain words in English.
 
     Raises:
         ValueError: k1 or epsilon is negative, or b is not between 0 and 1.
     """
 
-    def __init__(self, k1: float = 1.5, b: float = 0.75, epsilon: float = 0.25) -> None:
-        if k1 < 0 or epsilon < 0 or not 0 <= b <= 1:
+    def __init__(
+        self, k1: float = 1.2, b: float = 0.75, epsilon: float | None = None, analyzer: Analyzer = words
+    ) -> None:
+        if k1 < 0 or (epsilon or 0) < 0 or not 0 <= b <= 1:
             raise ValueError(f"BM25 needs k1 and epsilon >= 0 and b from 0 to 1, not {k1}, {epsilon} and {b}")
         self.k1, self.b, self.epsilon = k1, b, epsilon
-        self._counts = WordCounts()
+        self._counts = WordCounts(analyzer)
         self._idf = np.zeros(0)
 
     def scores(self, memory: ExternalMemory, queries: Queries) -> Float[Tensor, "queries rows"]:
@@ -71,7 +74,9 @@ class BM25:
         odds = (num_entries - holders + 0.5) / (holders + 0.5)
         idf = np.log(odds)
         mean = idf[holders > 0].mean() if holders.any() else 0.0
-        return np.where(idf < 0, self.epsilon * mean, idf) if mean > LEAST_MEAN else np.log1p(odds)
+        if self.epsilon is None or mean <= LEAST_MEAN:
+            return np.log1p(odds)
+        return np.where(idf < 0, self.epsilon * mean, idf)
 
 
 class TfIdf:
@@ -80,10 +85,13 @@ class TfIdf:
     A row's weight of a word is 1 + ln(count), a query's is (1 + ln(count)) · ln(1 + N / n(w)), with N entries, n(w) of
     which have w; both are divided by their vector's length. (The book has ln(N / n(w)), which makes nothing of words
     that all entries have.) Rows carry no idf, so writing an entry changes no other's weights.
+
+    Args:
+        analyzer: makes words of texts and queries.
     """
 
-    def __init__(self) -> None:
-        self._counts = WordCounts()
+    def __init__(self, analyzer: Analyzer = words) -> None:
+        self._counts = WordCounts(analyzer)
 
     def scores(self, memory: ExternalMemory, queries: Queries) -> Float[Tensor, "queries rows"]:
         """Score every row, from 0 (no word is shared) to 1.
@@ -110,7 +118,7 @@ def _scores(
 ) -> Float[Tensor, "queries rows"]:
     """Σ over shared words of a query's weight times a row's; these are made from (counts, word or row numbers)."""
     for number, text in enumerate(queries.texts):
-        if not words(text):
+        if not counts.analyzer(text):
             raise ValueError(f"query {number}, {text[:40]!r}, has no word to look for")
     asked = [counts.count(text) for text in queries.texts]
     numbers = np.unique(np.concatenate([NO_WORDS.words, *(own.words for own in asked)]))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from memnets.retrieval.base import ExternalMemory
-from memnets.retrieval.words import words
+from memnets.retrieval.words import Analyzer
 
 try:
     from scipy.sparse import csr_array
@@ -41,7 +41,8 @@ class WordCounts:
         norms: length of a row's vector of 1 + ln(count), over its different words; 0 where it has none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, analyzer: Analyzer) -> None:
+        self.analyzer = analyzer
         self._memory: ExternalMemory | None = None
         self._forget()
 
@@ -70,7 +71,9 @@ class WordCounts:
 
     def count(self, text: str) -> Document:
         """Return the words of a text that some row has."""
-        known = {self._numbers[word]: count for word, count in Counter(words(text)).items() if word in self._numbers}
+        known = {
+            self._numbers[word]: count for word, count in Counter(self.analyzer(text)).items() if word in self._numbers
+        }
         document = _document(known)
         held = self.holders[document.words] > 0
         return Document(document.words[held], document.counts[held])
@@ -100,7 +103,7 @@ class WordCounts:
 
     def _number(self, text: str | None) -> Document:
         """Count a row's words; new ones are given numbers."""
-        counts = Counter(words(text or ""))
+        counts = Counter(self.analyzer(text or ""))
         return _document({self._numbers.setdefault(word, len(self._numbers)): count for word, count in counts.items()})
 
     def _invert_changed(self) -> None:

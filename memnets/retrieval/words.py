@@ -3,10 +3,46 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Callable
+from functools import lru_cache
+
+Analyzer = Callable[[str], list[str]]
+"""What makes words of a text. A text without any must give none."""
 
 WORD = re.compile(r"\w+")
+STOP_WORDS = """
+a an and are as at be been but by did do does for from had has have he her his how in is it its not of on or she than
+that the their then there these they this those to was were what when where which who whom whose why with
+"""
+"""Words of English that are in most texts, and what questions ask with."""
 
 
 def words(text: str) -> list[str]:
     """Return runs of letters, digits and underscores in lower case: what separates them is no word."""
     return WORD.findall(text.lower())
+
+
+class EnglishWords:
+    """Stems of English words (Porter's second algorithm, by the package snowballstemmer), accents and stop words away.
+
+    So "cities" finds "city". Of a text of stop words alone all are kept: a query such as "who is it?" has words.
+
+    Raises:
+        ImportError: the package is missing.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import snowballstemmer
+        except ImportError:
+            raise ImportError("EnglishWords needs snowballstemmer: pip install 'memnets[retrieval]'") from None
+        self._passed_over = frozenset(STOP_WORDS.split())
+        self._stem = lru_cache(2**17)(snowballstemmer.stemmer("english").stemWord)
+
+    def __call__(self, text: str) -> list[str]:
+        """Return the stems, in order."""
+        plain = unicodedata.normalize("NFKD", text)
+        found = words("".join(letter for letter in plain if not unicodedata.combining(letter)))
+        kept = [word for word in found if word not in self._passed_over] or found
+        return [self._stem(word) for word in kept]

@@ -21,40 +21,47 @@ class Overwrite(RecallTask):
     """Recall across segments of keys that are bound `num_writes` times, to another value each time.
 
     ```
-    segment   |------ 0 ------|------ 1 ------|------ 2 ------|------ 3 ------|     2 keys, 2 writes, gap 1
-    token      A a B b . B . .  . . A c . . A .  B d . . B . A .  . . . . . A B .     . is one of several fillers
-    target               b                  c            d   c              c d       counted where a letter is
-    group                L                  L            L   R              R R       local, remote
+    segment   |--- 0 ---|--- 1 ---|--- 2 ---|--- 3 ---|--- 4 ---|--- 5 ---|     1 key (A), 2 writes, gap 2
+    token      C c . C . A a . . A D d . D . A b . A . E e . E . F f A . F      . is one of several fillers
+    target           c         a       d         b           e       b   f      counted where a letter is
+    group            L         L       L         L           L       R   L      local, remote
     ```
 
-    A key's segments are drawn from all but the last `gap`, its place among a segment's pairs anew for each segment, so
-    that neither tells which value is the newest. A local query asks for the value just bound in its segment, a remote
-    one for a key whose last binding is at least `gap` segments back. Queries are left out where there is no such key.
+    Every segment binds `keys_per_sequence` pairs: those of the keys that are written there, the others of keys bound
+    this once. A key's writes are at least `gap` segments apart, the first not in segment 0. So whoever sees one
+    segment's length back sees the same kind of text at every write, and can't tell the first from the last by it: what
+    tells them apart is a sense of time in the memory.
+
+    A local query asks for a value just bound in its segment, a remote one for a key whose last write is at least `gap`
+    segments back; it is left out where there is none.
 
     A memory that finds all values of a key but can't tell their order answers `1 / num_writes` of the remote queries,
     and is stale at the others.
 
     Attributes:
-        keys_per_sequence: keys that a sequence binds.
-        num_writes: times each is bound, at most once in a segment.
+        keys_per_sequence: keys that are written `num_writes` times; and pairs that a segment binds.
+        num_writes: times each is bound.
     """
 
     metric_names: ClassVar[tuple[str, ...]] = (*RecallTask.metric_names, "stale_error")
 
-    num_segments: int = 5
-    keys_per_sequence: int = 4
+    num_segments: int = 7
+    keys_per_sequence: int = 2
     num_writes: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_least(self, 1, "keys_per_sequence", "num_writes")
-        if self.num_segments < self.gap + self.num_writes:
+        if self.num_segments < (least := 2 + self.num_writes * self.gap):
             raise ValueError(
-                f"num_segments={self.num_segments} is too few: {self.num_writes} writes in different segments, the "
-                f"last of them gap={self.gap} before a query, take {self.gap + self.num_writes}"
+                f"num_segments={self.num_segments} is too few: {self.num_writes} writes, gap={self.gap} apart and "
+                f"before a query, and a segment before them take {least}"
             )
-        if self.num_keys < self.keys_per_sequence:
-            raise ValueError(f"num_keys={self.num_keys} is too few for keys_per_sequence={self.keys_per_sequence}")
+        if self.num_keys < (least := self.keys_per_sequence * (1 + self.num_segments)):
+            raise ValueError(
+                f"num_keys={self.num_keys} is too few: keys_per_sequence={self.keys_per_sequence}, and as many others "
+                f"in each of {self.num_segments} segments, take {least}"
+            )
         if self.num_values < self.num_writes:
             raise ValueError(f"num_values={self.num_values} is too few: the {self.num_writes} values of a key differ")
         self.check_room(self.keys_per_sequence)
@@ -87,39 +94,47 @@ class Overwrite(RecallTask):
         return as_scores(values.gather(1, newest).clamp(0, self.num_values - 1), self.num_values)
 
     def _pairs(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """What stands where segments bind pairs, in order of time: keys and values; fillers too, which no one asks."""
+        """What stands where segments bind pairs, in order of time: keys and values."""
         lead = rearrange(inputs, "b (s t) -> b s t", t=self.segment_length)[:, :, : 2 * self.keys_per_sequence]
         keys, tokens = rearrange(lead, "b s (p two) -> two b (s p)", two=2)
         return keys, tokens - self.num_keys
 
     def _draw(self, random: np.random.Generator, batch_size: int) -> Batch:
         count, lead, segments = self.keys_per_sequence, 2 * self.keys_per_sequence, (batch_size, self.num_segments)
-        keys = distinct(random, (batch_size,), self.num_keys, count)
-        when = np.sort(distinct(random, keys.shape, self.num_segments - self.gap, self.num_writes))
-        drawn = distinct(random, keys.shape, self.num_values, self.num_writes)
+        drawn = distinct(random, (batch_size,), self.num_keys, count * (1 + self.num_segments))
+        keys, others = drawn[:, :count], drawn[:, count:].reshape(*segments, count)
+        when = self._draw_writes(random, keys.shape)
+        written = distinct(random, keys.shape, self.num_values, self.num_writes)
         writes = np.arange(self.num_segments)[:, None, None] == when[:, None]  # [batch segments keys writes]
-        bound, values = writes.any(-1), (writes * drawn[:, None]).sum(-1)
+        bound = np.where(writes.any(-1), keys[:, None], others)
+        values = random.integers(0, self.num_values, bound.shape)
+        values = np.where(writes.any(-1), (writes * written[:, None]).sum(-1), values)
         slots = 2 * distinct(random, segments, count, count)
         tokens = self._fillers(random, batch_size)
-        for shift, content in enumerate((np.broadcast_to(keys[:, None], values.shape), values + self.num_keys)):
-            old = np.take_along_axis(tokens, slots + shift, -1)
-            np.put_along_axis(tokens, slots + shift, np.where(bound, content, old), -1)
+        np.put_along_axis(tokens, slots, bound, -1)
+        np.put_along_axis(tokens, slots + 1, values + self.num_keys, -1)
         places = lead + distinct(random, segments, self.segment_length - lead, self.num_queries)
-        asked, groups = self._draw_queries(random, bound, when[..., -1])
-        answers = np.where(self._asks_remotely()[:, None], drawn[:, None, None, :, -1], values[:, :, None])
-        rows = np.arange(batch_size)[:, None, None]
-        answer = np.take_along_axis(answers, asked[..., None], -1)[..., 0]
-        return ask(tokens, places, keys[rows, asked], answer, groups)
+        asked, groups = self._draw_queries(random, when[..., -1])
+        remote = self._asks_remotely()[:, None]
+        queries, answers = (
+            np.take_along_axis(np.where(remote, far[:, None, None], near[:, :, None]), asked[..., None], -1)[..., 0]
+            for far, near in ((keys, bound), (written[..., -1], values))
+        )
+        return ask(tokens, places, queries, answers, groups)
 
-    def _draw_queries(
-        self, random: np.random.Generator, bound: np.ndarray, last: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Keys asked for, counted over the sequence's, and the queries' groups (0: none), `[batch segments queries]`.
+    def _draw_writes(self, random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Segments of each key's writes, `[batch keys writes]`, in order: any with `gap` - 1 segments between two."""
+        between = np.arange(self.num_writes) * (self.gap - 1)
+        choices = self.num_segments - 1 - self.gap - int(between[-1])
+        return 1 + between + np.sort(distinct(random, shape, choices, self.num_writes))
 
-        `bound [batch segments keys]`: what each segment binds; `last [batch keys]`: where a key is bound last.
+    def _draw_queries(self, random: np.random.Generator, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs or keys asked for, by their number, and the queries' groups (0: none), `[batch segments queries]`.
+
+        `last [batch keys]`: segments of the last writes.
         """
         due = last[:, None] + self.gap <= np.arange(self.num_segments)[:, None]
         remote = self._asks_remotely()[:, None]
-        choices = np.where(remote, due[:, :, None], bound[:, :, None])
+        choices = due[:, :, None] | ~remote
         asked = (random.random(choices.shape) * choices).argmax(-1)
         return asked, np.where(choices.any(-1), np.where(remote[:, 0], REMOTE, LOCAL), 0)

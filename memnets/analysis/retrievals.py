@@ -1,0 +1,102 @@
+"""How well passages are found, as records: what `scripts/retrieval.py` measures, its CSV, its table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memnets.analysis.measured import Measured, add_measured, read_measured
+from memnets.analysis.tables import plain
+
+RETRIEVALS = "retrieval.csv"
+"""The table of a folder of results that holds these records."""
+
+
+@dataclass(frozen=True)
+class RetrievalRecord(Measured):
+    """One relevance over one corpus: the fields are the CSV's columns. `_low` and `_high` bound a 95 % interval.
+
+    Attributes:
+        encoder: what texts were encoded with; empty where only words count.
+        entries: passages in the memory.
+        recall_1: share of the queries whose passage comes first; so 5 and 20.
+        mrr: mean of 1 / rank of the passage.
+        ndcg_10: mean of 1 / log2(1 + rank) where the rank is at most 10, else 0.
+        ms_per_query: time to score all passages for a query, in batches, without encoding it.
+    """
+
+    corpus: str
+    relevance: str
+    encoder: str
+    entries: int
+    queries: int
+    recall_1: float
+    recall_1_low: float
+    recall_1_high: float
+    recall_5: float
+    recall_5_low: float
+    recall_5_high: float
+    recall_20: float
+    mrr: float
+    mrr_low: float
+    mrr_high: float
+    ndcg_10: float
+    ms_per_query: float
+    threads: int
+    device: str
+    torch: str
+    command: str
+    commit: str
+    date: str
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What one table holds once."""
+        return self.corpus, self.relevance, self.encoder
+
+
+def read_retrievals(path: Path) -> list[RetrievalRecord]:
+    """Return the records of a table; none if there is no such file.
+
+    Raises:
+        RecordError: other columns, or an entry that is no number where one belongs.
+    """
+    return read_measured(path, RetrievalRecord)
+
+
+def add_retrievals(path: Path, new: Sequence[RetrievalRecord]) -> None:
+    """Merge records into a table: a new one takes the place of the old one of its key.
+
+    Raises:
+        RecordError: the table can't be read.
+    """
+    add_measured(path, RetrievalRecord, new)
+
+
+def retrieval_tables(results: Path) -> dict[str, Path]:
+    """Return a folder's table of retrievals by name, if there is one."""
+    path = results / RETRIEVALS
+    return {path.stem: path} if path.exists() else {}
+
+
+def render_retrievals(records: Sequence[RetrievalRecord]) -> str:
+    """Return the records in Markdown, intervals in brackets, and the commands that made them."""
+    head = ["corpus", "relevance", "encoder", "R@1", "R@5", "R@20", "MRR", "nDCG@10", "ms per query"]
+    lines = ["| " + " | ".join(head) + " |", "|---|---|---|" + "---:|" * (len(head) - 3)]
+    for each in records:
+        within = [_within(each, name) for name in ("recall_1", "recall_5")]
+        numbers = [*within, f"{each.recall_20:.3f}", _within(each, "mrr"), f"{each.ndcg_10:.3f}"]
+        row = [each.corpus, each.relevance, each.encoder, *numbers, plain(float(f"{each.ms_per_query:.2g}"))]
+        lines.append("| " + " | ".join(row) + " |")
+    origins = dict.fromkeys(
+        f"- `{each.command}` at {each.commit}, {each.date}, {each.device}, {each.threads} thread(s), torch {each.torch}"
+        for each in records
+    )
+    return "\n".join([*lines, "", *origins])
+
+
+def _within(record: RetrievalRecord, name: str) -> str:
+    mean, low, high = (getattr(record, f"{name}{end}") for end in ("", "_low", "_high"))
+    return f"{mean:.3f} ({low:.3f} to {high:.3f})"
