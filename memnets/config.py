@@ -122,14 +122,16 @@ def check(config: dict[str, Any]) -> None:
         raise ConfigError(problems)
 
 
-def build(config: dict[str, Any]) -> Experiment:
+def build(config: dict[str, Any], task: Task | None = None) -> Experiment:
     """Build a checked configuration. The model's weights depend on `seed` alone.
+
+    `task` is one that was built from this very configuration already: what it has prepared is not prepared again.
 
     Raises:
         ConfigError: a constructor refuses its values, or the model can't read the task's inputs.
         DataError: the task's files are missing or malformed.
     """
-    task = _construct("task", config["task"])
+    task = _construct("task", config["task"]) if task is None else task
     torch.manual_seed(config["seed"])
     model = build_model(config, task.spec)
     settings = {name: _construct(name, _targeted(name, config.get(name))) for name in CLOSED}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from memnets.config import Experiment, build
 from memnets.identity import replicas, run_folder, run_folders
 from memnets.ops.backend import use_backend
+from memnets.tasks.base import Task
 from memnets.training import checkpoint
 from memnets.training.distributed import Processes, processes
 from memnets.training.logger import RunLogger
@@ -62,7 +63,8 @@ def _train(configs: Sequence[dict[str, Any]], group: Processes, overrides: Seque
     if runtime.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(runtime.deterministic)
-    runs = [_run(config, group, overrides) for config in configs]
+    build_alike = Alike()
+    runs = [_run(config, group, overrides, build_alike) for config in configs]
     with use_backend(runtime.backend):
         codes = ReplicaRuns(runs).execute() if len(runs) > 1 else [runs[0].execute()]
         for config, run, code in zip(configs, runs, codes, strict=True):
@@ -71,9 +73,31 @@ def _train(configs: Sequence[dict[str, Any]], group: Processes, overrides: Seque
     return next((code for code in codes if code != DONE), DONE)
 
 
-def _run(config: dict[str, Any], group: Processes, overrides: Sequence[str]) -> Run:
+class Alike:
+    """Builds runs that differ in their seed alone: they share one task, which knows no seed and is never changed."""
+
+    def __init__(self) -> None:
+        self._task: Task | None = None
+
+    def __call__(self, config: dict[str, Any]) -> Experiment:
+        """Build a run."""
+        experiment = build(config, self._task)
+        self._task = experiment.task
+        return experiment
+
+
+def _run(
+    config: dict[str, Any],
+    group: Processes,
+    overrides: Sequence[str],
+    build_alike: Callable[[dict[str, Any]], Experiment],
+) -> Run:
     folder = run_folder(config)
-    return Run(lambda logger: make_trainer(build(config), folder, logger, group), folder, config, group, overrides)
+
+    def start(logger: RunLogger) -> Trainer:
+        return make_trainer(build_alike(config), folder, logger, group)
+
+    return Run(start, folder, config, group, overrides)
 
 
 def trace_run(folder: Path, config: dict[str, Any], device: torch.device) -> None:

@@ -222,6 +222,19 @@ class TestMarkdown:
         cases = {line.split(" | ")[0] for line in shown[: shown.index(END)] if line.startswith("| ")}
         assert cases == {"| case", "| ntm_step"}
 
+    def test_by_metric_gives_each_experiment_a_row(self, tmp_path):
+        names = ("reader model=a|b size=1", "reader model=c size=1")
+        lines = [line(name, metric, mean=0.25, std=0.125) for name in names for metric in ("test/x", "test/y")]
+        write_records(tmp_path / "t.csv", lines[:3])
+        (tmp_path / "a.md").write_text("<!-- table: t by metric -->\n<!-- end table -->\n")
+        assert updated(tmp_path / "a.md", tmp_path) == (
+            "<!-- table: t by metric -->\n"
+            "| experiment | test/x | test/y |\n|---|---:|---:|\n"
+            "| model=a\\|b | 0.25 ± 0.12 | 0.25 ± 0.12 |\n| model=c | 0.25 ± 0.12 |  |\n\n"
+            "- reader model=a|b size=1, reader model=c size=1: `python scripts/train.py -m x` at abcdef0, 2025-01-02, "
+            "cpu (A, B)\n<!-- end table -->\n"
+        )
+
     def test_the_markers_are_what_the_documents_say(self):
         assert BEGIN.fullmatch("<!-- table: foundation -->")[1] == "foundation"
         assert END == "<!-- end table -->"

@@ -217,6 +217,24 @@ class TestNearestValues:
 
 
 class TestCrossAttention:
+    def test_hops_by_hand(self):
+        """Each hop asks with what those before found, and adds to it through its gate."""
+        cross, query, block = built(READING["hops"]), query_of(), block_of()
+        for row in range(3):
+            asked = cross.start(query[row])
+            for attend, value, gate in zip(cross.hops, cross.values, cross.gates, strict=True):
+                there = block.mask[row].nonzero()[:, 0]
+                scores = []
+                for i in there:
+                    key, question = attend.key(block.vectors[row, i]), attend.query(asked)
+                    additive = attend.score.combine(torch.tanh(attend.score.query(question) + attend.score.key(key)))
+                    scores.append(additive + attend.relevance * block.scores[row, i])
+                weights = torch.cat(scores).softmax(0)
+                found = value(sum(w * block.vectors[row, i] for w, i in zip(weights, there, strict=True)))
+                asked = asked + torch.sigmoid(gate(torch.cat([asked, found]))) * found
+            expected = cross.head(torch.cat([query[row], asked]))
+            assert_close(cross(query, block)[row], expected, rtol=1e-9, atol=1e-12)
+
     def test_a_shut_gate_lets_nothing_in(self):
         cross, query = built(READING["hops"]), query_of()
         with torch.no_grad():

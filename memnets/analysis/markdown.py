@@ -7,7 +7,7 @@
 ```
 
 A second word, `<!-- table: kernels ntm_step -->`, takes the lines of one case or experiment; `by`, as in
-`<!-- table: memn2n_babi by task.number -->`, gives each value of a setting a row.
+`<!-- table: memn2n_babi by task.number -->`, gives each value of a setting a row, and `by metric` each experiment one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from memnets.analysis.costs import COSTS, cost_tables, read_costs, render_costs
 from memnets.analysis.kernels import KERNELS, kernel_tables, read_kernels, render_kernels
 from memnets.analysis.memories import memory_tables, render_memories
-from memnets.analysis.pivot import pivot
+from memnets.analysis.pivot import by_metric, pivot
 from memnets.analysis.records import Record, read_records, tables
 from memnets.analysis.retrievals import RETRIEVALS, read_retrievals, render_retrievals, retrieval_tables
 from memnets.analysis.tables import HEADER, cells, plain
@@ -104,6 +104,8 @@ def _rendered(name: str, path: Path, only: str | None, key: str | None) -> str:
     records = [line for line in read_records(path) if only in (None, line.experiment)]
     if key is None:
         return render(records) if records else ""
+    if key == "metric":
+        return "\n".join([by_metric(records), "", *_origins(records)]) if records else ""
     told = [record for record in records if any(word.startswith(f"{key}=") for word in record.experiment.split())]
     return "\n".join([pivot(told, key), "", *_origins(told, key)]) if told else ""
 

@@ -3,6 +3,8 @@
 `<!-- table: memn2n_babi by task.number -->` becomes a table per metric, in per cent where the metric is a share:
 
 | task.number | memn2n_babi: mean ± std | by training loss | published |
+
+`<!-- table: people_qa by metric -->` becomes one table with a row per experiment and a column per metric.
 """
 
 from __future__ import annotations
@@ -39,6 +41,20 @@ def pivot(records: Sequence[Record], key: str) -> str:
         if columns:
             tables.append(_table(metric, columns, key))
     return "\n\n".join(tables)
+
+
+def by_metric(records: Sequence[Record]) -> str:
+    """Return a Markdown table of means ± std, an experiment a row, without the words that all experiments share."""
+    metrics = list(dict.fromkeys(record.metric for record in records))
+    found = {record.key: spread(record.mean, record.std) for record in records}
+    names = list(dict.fromkeys(record.experiment for record in records))
+    shared = set.intersection(*(set(name.split()) for name in names)) if len(names) > 1 else set()
+    lines = ["| experiment | " + " | ".join(metrics) + " |", "|---|" + "---:|" * len(metrics)]
+    for name in names:
+        told = " ".join(word for word in name.split() if word not in shared)
+        escaped = (told or name).replace("|", "\\|")
+        lines.append(f"| {escaped} | " + " | ".join(found.get((name, metric), "") for metric in metrics) + " |")
+    return "\n".join(lines)
 
 
 def _columns(records: Iterable[Record], key: str) -> Columns:

@@ -19,6 +19,9 @@ from memnets.ops.erase_add import read
 LEAST = 1e-9
 """Probability of what nothing says, so that its log is finite."""
 
+FIRST_RELEVANCE = 3.0
+"""Where a learned multiple of relevance begins. At 1, a few hundred steps left cosines counting for too little."""
+
 LEAST_SCORE = torch.finfo(torch.float32).min
 """Score of what must have no weight."""
 
@@ -50,9 +53,9 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.query = nn.Linear(query_size, hidden_size)
-        self.key = nn.Linear(word_size, hidden_size)
+        self.key = nn.Linear(word_size, hidden_size, bias=False)  # softmax would not see a bias
         self.score = score(hidden_size)
-        self.relevance = nn.Parameter(torch.ones(()))
+        self.relevance = nn.Parameter(torch.tensor(FIRST_RELEVANCE))
 
     def forward(
         self,
@@ -84,8 +87,9 @@ class Concatenate(Integration):
         super().__init__()
         if num_heads < 1 or hidden_size % num_heads:
             raise ValueError(f"Concatenate.num_heads={num_heads} must divide hidden_size={hidden_size}")
-        self.query, self.key, self.value = (nn.Linear(spec.input_size, hidden_size) for _ in range(3))
-        self.relevance = nn.Parameter(torch.ones(num_heads, 1))
+        self.query, self.value = (nn.Linear(spec.input_size, hidden_size) for _ in range(2))
+        self.key = nn.Linear(spec.input_size, hidden_size, bias=False)  # softmax would not see a bias
+        self.relevance = nn.Parameter(torch.full((num_heads, 1), FIRST_RELEVANCE))
         self.head = head(spec.input_size + hidden_size, hidden_size, spec.output_size)
 
     def forward(self, query: Float[Tensor, "batch word"], block: Block) -> Float[Tensor, "batch output"]:
@@ -237,7 +241,7 @@ class NearestValues(Integration):
                 "choose another integration"
             )
         self.closed = head(spec.input_size, hidden_size, spec.output_size)
-        self.strength = nn.Parameter(torch.tensor(3.0))
+        self.strength = nn.Parameter(torch.tensor(FIRST_RELEVANCE))
         self.share = nn.Parameter(torch.zeros(()))
 
     def forward(self, query: Float[Tensor, "batch word"], block: Block) -> Float[Tensor, "batch output"]:
