@@ -76,7 +76,7 @@ class Batch:
     """What a task hands to a model and to its own loss.
 
     Attributes:
-        inputs: as `Spec.kind` says: a tensor with batch first and time second, a `Story`, `GraphQuestion` or `Question`.
+        inputs: as `Spec.kind` says: a tensor with batch first and time second, a `Story` or another question.
         targets: `[batch time ...]` for sequences, `[batch]` class ids for stories and questions.
         mask: where the loss counts, `[batch time]` or `[batch]`.
         groups: optional labels shaped like `mask`, by which a task reports metrics apart.

@@ -215,7 +215,7 @@ class TestEvaluationInStreams:
         assert done.returncode == 0, done.stderr[-3000:]
         (metrics,) = tmp_path.glob("*/metrics.jsonl")
         together = json.loads(metrics.read_text().splitlines()[-1])
-        alone = evaluate_checkpoint(Evaluation(metrics.parent))["test"]
+        alone = evaluate_checkpoint(Evaluation(metrics.parent)).metrics["test"]
         assert alone == pytest.approx({name: together[name] for name in alone}, rel=1e-6)
 
 
