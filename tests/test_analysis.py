@@ -178,6 +178,11 @@ class TestStatistics:
         assert results["seconds"].mean == 11.0
         assert "validation/loss" not in results
 
+    def test_equal_values_have_no_spread_at_all(self):
+        """Their mean is rounded, and is not one of them."""
+        assert np.mean([0.99] * 3) != 0.99
+        assert statistic("test/recall", [0.99] * 3).std == 0
+
     def test_one_seed_has_no_spread(self):
         result = statistic("test/accuracy", [0.25])
         assert (result.mean, result.std, result.median, result.best) == (0.25, None, 0.25, 0.25)

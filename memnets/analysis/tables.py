@@ -55,7 +55,9 @@ def statistic(metric: str, values: Sequence[float], losses: Sequence[float] = ()
     `losses` are the same runs' training losses.
     """
     sample = np.asarray(values, dtype=np.float64)
-    std = float(sample.std(ddof=1)) if len(sample) > 1 else None
+    std = (
+        float((sample - sample[0]).std(ddof=1)) if len(sample) > 1 else None
+    )  # equal values have none, to the last bit
     pick = {"less": np.nanmin, "more": np.nanmax}.get(better(metric) or "")
     best = float(pick(sample)) if pick and not np.isnan(sample).all() else None
     lower, median, upper = (float(value) for value in np.quantile(sample, [0.25, 0.5, 0.75]))
