@@ -102,6 +102,9 @@ class Checker:
             self.add(path, f"missing: give it a value ({_describe(hint)})")
         elif isinstance(value, dict) and ("_target_" in value or _wants_component(hint)):
             self._component_value(path, value, hint)
+        elif (item := _component_item(hint)) is not None and isinstance(value, list):
+            for number, own in enumerate(value):
+                self.value(f"{path}[{number}]", own, item)
         elif not fits(value, hint):
             self.add(path, f"expected {_describe(hint)}, not {_show(value)}{_hint_for_number(value, hint)}")
 
@@ -222,6 +225,13 @@ def _wants_component(hint: Any) -> bool:
     plain = (bool, int, float, str, dict, list, tuple, type(None), Any)
     options = [option for option in _options(hint) if option not in plain]
     return any((inspect.isclass(o) and get_origin(o) is None) or _is_callable_hint(o) for o in options)
+
+
+def _component_item(hint: Any) -> Any:
+    """Return what a list holds that is asked for, where these are components."""
+    listed = [option for option in _options(hint) if get_origin(option) in (list, tuple, Sequence)]
+    items = [get_args(option)[0] for option in listed if get_args(option)]
+    return next((item for item in items if _wants_component(item)), None)
 
 
 def _is_callable_hint(hint: Any) -> bool:

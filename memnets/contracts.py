@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Split = Literal["train", "validation", "test"]
-Kind = Literal["vectors", "tokens", "story", "graph", "question"]
+Kind = Literal["vectors", "tokens", "story", "graph", "question", "text"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Spec:
         kind: `vectors`: inputs are floats `[batch time input_size]`. `tokens`: inputs are ids below `input_size`,
             `[batch time]`. `story`: inputs are a `Story` of word ids below `input_size`. `graph`: inputs are a
             `GraphQuestion` of word ids below `input_size`, and the classes are the graph's nodes. `question`: inputs
-            are a `Question` (`memnets.retrieval.question`) of width `input_size`.
+            are a `Question` (`memnets.retrieval.question`) of width `input_size`. `text`: inputs are `Passages`,
+            `MaskedText` or a `TextPair` (`memnets.retrieval.passages`) of tokens below `input_size`.
         input_size: width of an input vector, or number of tokens or words (0 is padding in a story or graph question).
         output_size: width of a model's output: one logit per bit or per class.
         story_size: most sentences in a story (kind `story` only).
@@ -31,6 +32,9 @@ class Spec:
         num_relations: kinds of edges (kind `graph` only).
         answer_tokens: the token that says each class, where what is read are tokens; else none (kind `question` only).
         has_values: whether what is read says which class it stands for (kind `question` only).
+        heads: what a model is asked for (kind `text` only): a `span` of `Passages`, with outputs `[batch 2 places]`,
+            the hidden `tokens` of a `MaskedText`, `[batch places input_size]`, the `class` of a `TextPair`,
+            `[batch output_size]`.
     """
 
     kind: Kind
@@ -41,6 +45,7 @@ class Spec:
     num_relations: int = 0
     answer_tokens: tuple[int, ...] = ()
     has_values: bool = False
+    heads: tuple[Literal["span", "tokens", "class"], ...] = ()
 
 
 class Story(NamedTuple):

@@ -16,6 +16,7 @@ from babi_example import write_babi
 from family_example import write_family
 from hydra.utils import get_class, instantiate
 from omniglot_example import write_omniglot
+from squad_example import write_squad
 from text_example import write_text
 from tiny import ROOT, TINY, tiny_config
 
@@ -32,11 +33,11 @@ MODELS, TASKS, EXPERIMENTS, SWEEPS = (choices(group) for group in ("model", "tas
 
 @pytest.fixture
 def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """All twenty bAbI tasks, an Omniglot, a text and a family, tiny."""
+    """All twenty bAbI tasks, an Omniglot, a text, a family and a SQuAD, tiny."""
     monkeypatch.delenv("MEMNETS_DATA", raising=False)
     for number in range(1, 21):
         write_babi(tmp_path, number)
-    return write_family(write_text(write_omniglot(tmp_path)))
+    return write_squad(write_family(write_text(write_omniglot(tmp_path))))
 
 
 def use_small_data(config: dict[str, Any], root: Path) -> None:

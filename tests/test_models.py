@@ -18,15 +18,18 @@ from memnets.models.base import SequenceModel, read_hidden
 from memnets.models.controller import LSTMController
 from memnets.models.lstm import LSTM
 from memnets.models.memn2n import MemN2N
+from memnets.retrieval.passages import Passages
 from memnets.retrieval.question import Question
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "model").glob("*.yaml"))
+BATCH, TIME = 3, 9
 SPECS = {
     "vectors": Spec("vectors", 4, 3),
     "tokens": Spec("tokens", 7, 7),
     "story": Spec("story", 9, 9, story_size=4, sentence_size=3),
     "graph": Spec("graph", 9, 7, num_relations=3),
     "question": Spec("question", 6, 5, answer_tokens=(1, 2, 3, 4, 5), has_values=True),
+    "text": Spec("text", 12, 2 * TIME, heads=("span",)),
 }
 SMALL = {
     "memory_size": 5,
@@ -43,8 +46,7 @@ SMALL = {
     "num_tokens": 2,
     "num_slots": 4,
 }
-BATCH, TIME = 3, 9
-WITHOUT_TIME = ("story", "graph", "question")
+WITHOUT_TIME = ("story", "graph", "question", "text")
 """Kinds that are read whole and answered once."""
 
 
@@ -77,6 +79,8 @@ def inputs_of(kind, batch=BATCH, time=TIME, seed=0):
         return torch.randn(batch, time, spec.input_size, generator=generator)
     if kind == "tokens":
         return torch.randint(spec.input_size, (batch, time), generator=generator)
+    if kind == "text":
+        return passages_of(spec, batch, generator)
     if kind == "question":
         return question_of(spec, batch, generator)
     words = partial(torch.randint, 1, spec.input_size, generator=generator)
@@ -86,6 +90,16 @@ def inputs_of(kind, batch=BATCH, time=TIME, seed=0):
     story[0, 2:] = 0  # a shorter story
     story[:, 0, 2:] = 0  # a shorter sentence
     return Story(story, words((batch, spec.sentence_size)))
+
+
+def passages_of(spec, batch, generator):
+    """Two passages each, of which the second is shorter: three tokens of a question, five and four of a passage."""
+    tokens = torch.randint(1, spec.input_size, (batch, 2, TIME), generator=generator)
+    types = torch.zeros_like(tokens)
+    types[..., 4:] = 1
+    tokens[:, 1, -1] = types[:, 1, -1] = 0
+    numbers = torch.zeros(batch, 2, dtype=torch.long)
+    return Passages(tokens, types, torch.randn(batch, 2, generator=generator), numbers[:, 0], numbers, numbers)
 
 
 def graph_question(words, draw, spec):
@@ -136,7 +150,7 @@ class TestContract:
     def test_output_shape(self, model, kind):
         assert isinstance(model, SequenceModel)
         outputs, _ = model(inputs_of(kind))
-        steps = () if kind in WITHOUT_TIME else (TIME,)
+        steps = (2,) if kind == "text" else () if kind in WITHOUT_TIME else (TIME,)
         assert outputs.shape == (BATCH, *steps, SPECS[kind].output_size)
         assert outputs.isfinite().all()
 

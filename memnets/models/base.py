@@ -43,6 +43,11 @@ class SequenceModel(nn.Module, ABC):
             raise TypeError(f"{type(self).__name__} does not end in a linear layer of each step, self.output")
         return output
 
+    @property
+    def rate_factors(self) -> dict[str, float]:
+        """Factors on the learning rate of parts, named as parameters begin: a pretrained part may learn slower."""
+        return {}
+
     @abstractmethod
     def initial_state(self, batch_size: int) -> Any:
         """State before the first step."""

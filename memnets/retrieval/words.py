@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
 from functools import lru_cache
+from typing import Protocol, runtime_checkable
 
-Analyzer = Callable[[str], list[str]]
-"""What makes words of a text. A text without any must give none."""
+
+@runtime_checkable
+class Analyzer(Protocol):
+    """What makes words of a text, and none of a text without any: a function, or what a configuration can name."""
+
+    def __call__(self, text: str, /) -> list[str]:
+        """Return the words, in order."""
+        ...
+
 
 WORD = re.compile(r"\w+")
 STOP_WORDS = """

@@ -25,6 +25,7 @@ from memnets.training.ema import MovingAverage
 from memnets.training.evaluation import answers, evaluate, measures, quotient, with_derived
 from memnets.training.logger import RunLogger
 from memnets.training.progress import NonFiniteError, Outcome, Progress
+from memnets.training.rates import optimizer_of
 from memnets.training.reporter import Reporter
 from memnets.training.seeds import RANK_SEEDS, seed_generator, step_seed
 from memnets.training.settings import TrainerSettings
@@ -60,8 +61,7 @@ class Trainer:
         pieces = settings.carry_state or settings.bptt_length is not None
         self.model = distribute(model, group, parallel, pieces)
         self.weights = list(self.model.parameters())
-        self.optimizer = make_optimizer(self.weights)
-        self.base_rates = [parameters["lr"] for parameters in self.optimizer.param_groups]
+        self.optimizer, self.base_rates = optimizer_of(self.model, make_optimizer)
         self.average = MovingAverage(self.model, settings.ema_decay) if settings.ema_decay else None
         self.carried: Any = None
         self._interrupted, self._stopping = False, False

@@ -1,0 +1,41 @@
+"""How relevant every paragraph of SQuAD is to some of its questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from jaxtyping import Float
+from torch import Tensor
+
+from memnets.retrieval.base import ExternalMemory, Queries, Relevance
+from memnets.retrieval.encoder import Encoder, HashedEncoder
+from memnets.retrieval.entries import Entry
+from memnets.retrieval.lexical import BM25, TfIdf
+from memnets.retrieval.relevance import Oracle, Random
+from memnets.retrieval.vector_memory import VectorMemory
+from memnets.tasks.squad_files import Squad
+
+WITHOUT_VECTORS = (BM25, TfIdf, Oracle, Random)
+"""Relevances that look at no vectors: nothing has to be encoded for them."""
+
+NO_VECTORS = HashedEncoder(1)
+
+
+def paragraph_scores(
+    squad: Squad, numbers: Sequence[int], relevance: Relevance, encoder: Encoder
+) -> Float[Tensor, "questions paragraphs"]:
+    """Return how relevant each paragraph is to the questions of these numbers; the gold one is known to `Oracle`."""
+    encoder = NO_VECTORS if isinstance(relevance, WITHOUT_VECTORS) else encoder
+    questions = [squad.questions[number] for number in numbers]
+    texts, gold = [each.text for each in questions], [[str(each.paragraph)] for each in questions]
+    memory = _memory(squad.paragraphs, encoder)  # type: ignore[arg-type]  # equal to itself alone: hashable
+    return relevance.scores(memory, Queries(texts, encoder.encode(texts).vectors, gold))
+
+
+@lru_cache(maxsize=2)
+def _memory(paragraphs: tuple[str, ...], encoder: Encoder) -> ExternalMemory:
+    """Return a memory whose row i holds paragraph i."""
+    memory = VectorMemory(encoder)
+    memory.write([Entry(str(number), text) for number, text in enumerate(paragraphs)])
+    return memory
