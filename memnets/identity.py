@@ -29,6 +29,8 @@ def identity(config: dict[str, Any]) -> str:
     kept["runtime"] = {k: v for k, v in runtime.items() if k not in HOUSEKEEPING}
     if runtime.get("resume", "auto") not in ("auto", "never"):
         kept["start"] = _start(Path(runtime["resume"]))
+    if kept["trainer"].get("initial_weights") is not None:
+        kept["initial"] = _start(Path(kept["trainer"]["initial_weights"]))
     return hashlib.sha256(json.dumps(_numbers(kept), sort_keys=True).encode()).hexdigest()[:10]
 
 

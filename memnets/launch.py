@@ -18,6 +18,7 @@ from memnets.ops.backend import use_backend
 from memnets.tasks.base import Task
 from memnets.training import checkpoint
 from memnets.training.distributed import Processes, processes
+from memnets.training.initial import load_part
 from memnets.training.logger import RunLogger
 from memnets.training.replica_runs import ReplicaRuns
 from memnets.training.run import DONE, REFUSED, Run, find_checkpoint, locked, status_of
@@ -112,7 +113,13 @@ def trace_run(folder: Path, config: dict[str, Any], device: torch.device) -> Non
 
 
 def make_trainer(experiment: Experiment, folder: Path, logger: RunLogger, group: Processes) -> Trainer:
-    """Return the trainer of an experiment."""
+    """Return the trainer of an experiment.
+
+    Raises:
+        CheckpointError: the weights it is to begin with can't be used.
+    """
+    if experiment.trainer.initial_weights is not None:
+        load_part(experiment.model, Path(experiment.trainer.initial_weights), experiment.trainer.initial_part)
     return Trainer(
         experiment.task,
         experiment.model,

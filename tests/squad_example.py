@@ -6,13 +6,13 @@ import json
 
 COLOURS = ["red", "green", "blue", "black", "white"]
 THINGS = ["roof", "door", "gate", "wall", "tower"]
-ARTICLES = 12
+ARTICLES = 16
 
 
 def paragraph(article, number):
     """A text and its questions; every thing of an article's paragraph has a colour of its own."""
     words, qas = f"In town {article} of county {number} much is painted. ", []
-    for i, thing in enumerate(THINGS[:3]):
+    for i, thing in enumerate(THINGS):
         colour = f"{COLOURS[(article + i) % 5]} {COLOURS[(number + 2 * i) % 5]}"
         words += f"The {thing} is "
         answers = [{"text": colour, "answer_start": len(words)}]
@@ -23,9 +23,9 @@ def paragraph(article, number):
 
 
 def write_squad(root, articles=ARTICLES):
-    """Twelve articles of two paragraphs and six questions."""
+    """Sixteen articles of four paragraphs, of five questions each."""
     data = [
-        {"title": f"Town {article}", "paragraphs": [paragraph(article, number) for number in range(2)]}
+        {"title": f"Town {article}", "paragraphs": [paragraph(article, number) for number in range(4)]}
         for article in range(articles)
     ]
     (root / "squad").mkdir(parents=True, exist_ok=True)

@@ -41,9 +41,10 @@ def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def use_small_data(config: dict[str, Any], root: Path) -> None:
-    """Point a task that reads files at the small ones."""
-    if "data_root" in with_defaults(config)["task"]:
-        config["task"] |= {"data_root": str(root), "verify_checksum": False}
+    """Point a task that reads files, or those it is a mixture of, at the small ones."""
+    for task in [config["task"], *(node for node in config["task"].values() if isinstance(node, dict))]:
+        if "data_root" in with_defaults({"task": task})["task"]:
+            task |= {"data_root": str(root), "verify_checksum": False}
 
 
 def two_steps(config: dict[str, Any]) -> None:

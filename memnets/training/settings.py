@@ -76,6 +76,9 @@ class TrainerSettings:
         bptt_length: truncate back-propagation through time to pieces of this many steps.
         carry_state: keep the state from batch to batch, detached, for tasks whose batches continue one another.
         compile: torch.compile what pays: a model names the part itself.
+        initial_weights: a run folder or checkpoint whose weights are those of the first step; optimizer, step and
+            all else begin anew (`runtime.resume` goes on from another run's instead).
+        initial_part: of these the part whose names begin so, such as `encoder`; the rest is drawn. Empty: all.
     """
 
     max_steps: int = 10_000
@@ -99,6 +102,8 @@ class TrainerSettings:
     bptt_length: int | None = None
     carry_state: bool = False
     compile: bool = False
+    initial_weights: str | None = None
+    initial_part: str = ""
 
     def __post_init__(self) -> None:
         counts = ("max_steps", "batch_size", "eval_batch_size", "accumulate", "log_every", "eval_every", "save_every")
