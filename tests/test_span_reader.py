@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from memnets.config import build, check, compose, with_defaults
 from memnets.contracts import Spec
 from memnets.launch import make_trainer
+from memnets.models.memory_reader import MemoryReader
 from memnets.models.read_span import read_span
 from memnets.models.span_reader import SpanReader, same_as_asked
 from memnets.models.text_encoder import PretrainedTextEncoder, SmallTextEncoder
@@ -206,3 +207,26 @@ class TestTraining:
             trainer(tmp_path / "d", data, *given, "model.encoder.d_model=16")
         with pytest.raises(CheckpointError, match=r"initial_part=decoder: .* has no weights of that name"):
             trainer(tmp_path / "e", data, *given, "trainer.initial_part=decoder")
+
+
+class TestMemoryReader:
+    SPANS = Spec("text", 30, 2, heads=("span",))
+
+    @pytest.mark.parametrize("written", [True, False])
+    def test_knows_the_document_by_what_was_written(self, written):
+        """Other words in a passage move the answer, but not where the memory is constant: the closed book."""
+        model, inputs = MemoryReader(self.SPANS, encoder, num_heads=2, written=written).eval(), passages()
+        other = inputs._replace(tokens=torch.where(inputs.readable, inputs.tokens + 10, inputs.tokens))
+        assert model(other)[0].equal(model(inputs)[0]) != written
+
+    def test_the_question_is_encoded_without_the_document(self):
+        model, inputs = MemoryReader(self.SPANS, encoder, num_heads=2).eval(), passages()
+        other = inputs._replace(tokens=torch.where(inputs.types == 1, inputs.tokens, inputs.tokens + 10))
+        assert_close(model.write(other).vectors[:, 4:7], model.write(inputs).vectors[:, 4:7])
+        assert not model(other)[0].equal(model(inputs)[0])
+
+    def test_other_heads_are_refused(self):
+        with pytest.raises(
+            ValueError, match="MemoryReader reads texts for span, but the task asks for class and tokens too"
+        ):
+            MemoryReader(ALL, encoder)

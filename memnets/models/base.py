@@ -23,6 +23,9 @@ class SequenceModel(nn.Module, ABC):
     """
 
     accepts: ClassVar[frozenset[Kind]] = frozenset({"vectors", "tokens"})
+    can_answer: ClassVar[frozenset[str]] = frozenset()
+    """Of tasks of texts, the heads (`Spec.heads`) that the model can have."""
+
     state_grows: ClassVar[bool] = False
     """Whether the state's tensors get longer along axes behind the first as steps go by."""
 
@@ -106,6 +109,11 @@ def check_spec(model: type[SequenceModel], spec: Spec) -> None:
         raise ValueError(
             f"{model.__name__} reads {readable}, but the task gives {spec.kind}: "
             f"choose another model, or the task's other view (bAbI: task.view=tokens or task.view=story)"
+        )
+    if missing := set(spec.heads) - model.can_answer:
+        raise ValueError(
+            f"{model.__name__} reads texts for {' and '.join(sorted(model.can_answer))}, but the task asks for "
+            f"{' and '.join(sorted(missing))} too: choose another model"
         )
 
 

@@ -38,6 +38,7 @@ class SpanReader(SequenceModel):
     """
 
     accepts = frozenset({"text"})
+    can_answer = frozenset({"span", "tokens", "class"})
 
     def __init__(
         self, spec: Spec, encoder: Callable[[int], TextEncoder] = SmallTextEncoder, encoder_rate: float = 1.0
