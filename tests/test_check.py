@@ -179,3 +179,28 @@ class TestCommandLine:
         first, second = yaml.safe_load_all(capsys.readouterr().out.replace("# ", "---\n# "))
         assert (first["seed"], second["seed"]) == (3, 4)
         assert not list(tmp_path.iterdir())
+
+
+class TestListsOfComponents:
+    """A node may hold several components: each is held against its own signature."""
+
+    READING = ("model=span_reader", "task=squad")
+    BM25 = "_target_: memnets.retrieval.lexical.BM25"
+
+    def test_good_ones_are_accepted(self) -> None:
+        check(compose([*self.READING, f"task.test_relevances=[{{{self.BM25}, k1: 2.0}}]"]).config)
+
+    @pytest.mark.parametrize(
+        ("item", "line"),
+        [
+            (
+                f"{{{BM25}, kk1: 2.0}}",
+                "task.test_relevances[0].kk1: unknown key; did you mean task.test_relevances[0].k1?",
+            ),
+            ("{_target_: memnets.retrieval.selection.TopK}", "task.test_relevances[0]: expected Relevance, not TopK"),
+            ("{k1: 2.0}", "task.test_relevances[0]: a component needs _target_ (expected Relevance)"),
+            ("5", "task.test_relevances[0]: expected Relevance, not the number 5"),
+        ],
+    )
+    def test_faults_are_named(self, item: str, line: str) -> None:
+        assert any(own.startswith(line) for own in refused(*self.READING, f"task.test_relevances=[{item}]"))
