@@ -1,0 +1,101 @@
+"""How a model that chooses among known answers reads what was retrieved; and the seam for readers of other kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from memnets.memory.block import Block
+from memnets.models.base import SequenceModel
+from memnets.retrieval.entries import Entry
+from memnets.retrieval.question import Question
+from memnets.retrieval.words import words
+from memnets.serving.answer import Span
+
+
+class Found(NamedTuple):
+    """What was retrieved for one question.
+
+    Attributes:
+        question: as it was asked.
+        query: its encoding.
+        entries: what was found, most relevant first.
+        block: the same, as models read it.
+    """
+
+    question: str
+    query: Float[Tensor, "1 word"]
+    entries: Sequence[Entry]
+    block: Block
+
+
+class Reading(NamedTuple):
+    """What a reader makes of it.
+
+    Attributes:
+        ranking: answers with their probabilities, most probable first.
+        attention: the share that each item of the Block has; None where there is none.
+        answers: by entry, where answers stand in its text; nothing of a reader that knows its answers beforehand.
+    """
+
+    ranking: tuple[tuple[str, float], ...]
+    attention: Float[Tensor, " items"] | None = None
+    answers: Sequence[Sequence[Span]] = ()
+
+
+class Reader(Protocol):
+    """What answers a question from passages. One that answers by spans fills `Reading.answers` and writes no values."""
+
+    def read(self, found: Found) -> Reading:
+        """Answer."""
+        ...
+
+    def value(self, text: str) -> int:
+        """What a new text says as a class, as `Entry.value` has it; -1 for none."""
+        ...
+
+    def note(self, text: str) -> str | None:
+        """What a person who writes this text should know, if there is something."""
+        ...
+
+
+class ClassReader:
+    """A model of questions (`Spec.kind`) whose classes are the answers.
+
+    Args:
+        model: the trained model, in evaluation.
+        answers: the word of each class.
+    """
+
+    def __init__(self, model: SequenceModel, answers: Sequence[str]) -> None:
+        self.model, self.answers = model, tuple(answers)
+
+    @torch.no_grad()
+    def read(self, found: Found) -> Reading:
+        """Answer by the model's probabilities."""
+        asked = Question(found.query, found.block)
+        probabilities = self.model(asked)[0][0].double().softmax(-1).tolist()
+        ranking = sorted(zip(self.answers, probabilities, strict=True), key=lambda pair: -pair[1])
+        attend = getattr(self.model, "attention", None)
+        weights = None if attend is None else attend(asked)
+        return Reading(tuple(ranking), None if weights is None else weights[0].mean(0))
+
+    def value(self, text: str) -> int:
+        """The class of the one answer that stands in the text; -1 where none does, or several do."""
+        said = self._said(text)
+        return self.answers.index(said[0]) if len(said) == 1 else -1
+
+    def note(self, text: str) -> str | None:
+        """That no answer stands in the text: then none can be found there."""
+        if self._said(text):
+            return None
+        return (
+            f"no answer that the reader knows stands in what it sees of this text: it knows {len(self.answers)} words"
+        )
+
+    def _said(self, text: str) -> list[str]:
+        return sorted(set(words(text)) & set(self.answers))
