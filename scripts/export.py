@@ -1,4 +1,4 @@
-"""Export a trained reader with its memory, to be asked and edited: `python scripts/export.py checkpoint=runs/NAME out=FOLDER`.
+"""Export a reader with its memory, to be asked and edited: `python scripts/export.py checkpoint=runs/NAME out=FOLDER`.
 
   checkpoint=PATH   a run folder (the checkpoint that was tested) or one checkpoint folder, of experiment=people_qa
   out=FOLDER        what is written: weights (safetensors), memory, configuration (YAML), a manifest with checksums

@@ -38,7 +38,7 @@ from memnets.training.snapshot import restore_model
 
 
 def export(path: Path, out: Path, overrides: Sequence[str] = (), overwrite: bool = False) -> str:
-    """Write the reader of a run folder or checkpoint, with its averaged weights if it keeps any; return what was written.
+    """Write the reader of a run folder or checkpoint, with its averaged weights if it has any; return what it answers.
 
     A folder that is there is replaced, its memory too, when the new one is whole and has answered a question.
 

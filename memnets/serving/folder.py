@@ -116,8 +116,8 @@ def served_task(task: Task, folder: Path) -> PeopleQA:
     """
     if not isinstance(task, PeopleQA):
         raise FolderError(
-            f"{folder}: its task is {type(task).__name__}, and only a reader of a memory of texts can be exported; train "
-            f"one with experiment=people_qa"
+            f"{folder}: its task is {type(task).__name__}, and only a reader of a memory of texts can be exported; "
+            f"train one with experiment=people_qa"
         )
     return task
 

@@ -129,9 +129,9 @@ class MemoryReader:
             self._keep(lambda: self.memory.write([before]))
 
     def entries(self, search: str = "", most: int = 100) -> tuple[list[Entry], int]:
-        """Return entries with all the words of `search` somewhere in id or text, `most` of them, and how many there are.
+        """Return at most `most` entries with all the words of `search` in id or text, and how many there are.
 
-        What was written last comes first.
+        Higher rows come first: until something is erased, what was written last.
         """
         wanted = search.lower().split()
         with self._lock:
