@@ -18,7 +18,7 @@ class Api:
     """Calls by their path.
 
     ```
-    /api/about     {}                               name, limits, entries, an example of an entry
+    /api/about     {}                               name, limits, a question as an example
     /api/entries   {search, most}                   entries, how many were found, how many there are
     /api/ask       {question, k}                    answer, ranking, passages
     /api/write     {id, text} or {documents: [..]}  notes
@@ -54,9 +54,7 @@ class Api:
 
     def about(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Say what is served."""
-        held, count = self.reader.entries(most=1)
-        example = held[0]._asdict() if held else None
-        return {"name": self.reader.name, "entries": count, "limits": asdict(self.reader.limits), "example": example}
+        return {"name": self.reader.name, "example": self.reader.example, "limits": asdict(self.reader.limits)}
 
     def entries(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """List entries."""

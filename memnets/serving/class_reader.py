@@ -1,66 +1,15 @@
-"""How a model that chooses among known answers reads what was retrieved; and the seam for readers of other kinds."""
+"""A model that chooses among known answers, as a reader of what was retrieved."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from memnets.memory.block import Block
 from memnets.models.base import SequenceModel
-from memnets.retrieval.entries import Entry
 from memnets.retrieval.question import Question
 from memnets.retrieval.words import words
-from memnets.serving.answer import Span
-
-
-class Found(NamedTuple):
-    """What was retrieved for one question.
-
-    Attributes:
-        question: as it was asked.
-        query: its encoding.
-        entries: what was found, most relevant first.
-        block: the same, as models read it.
-    """
-
-    question: str
-    query: Float[Tensor, "1 word"]
-    entries: Sequence[Entry]
-    block: Block
-
-
-class Reading(NamedTuple):
-    """What a reader makes of it.
-
-    Attributes:
-        ranking: answers with their probabilities, most probable first.
-        attention: the share that each item of the Block has; None where there is none.
-        answers: by entry, where answers stand in its text; nothing of a reader that knows its answers beforehand.
-    """
-
-    ranking: tuple[tuple[str, float], ...]
-    attention: Float[Tensor, " items"] | None = None
-    answers: Sequence[Sequence[Span]] = ()
-
-
-class Reader(Protocol):
-    """What answers a question from passages. One that answers by spans fills `Reading.answers` and writes no values."""
-
-    def read(self, found: Found) -> Reading:
-        """Answer."""
-        ...
-
-    def value(self, text: str) -> int:
-        """What a new text says as a class, as `Entry.value` has it; -1 for none."""
-        ...
-
-    def note(self, text: str) -> str | None:
-        """What a person who writes this text should know, if there is something."""
-        ...
+from memnets.serving.reading import Found, Reading
 
 
 class ClassReader:

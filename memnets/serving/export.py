@@ -27,7 +27,6 @@ from memnets.serving.folder import (
     new_folder,
     open_folder,
     plain,
-    read_manifest,
     served_task,
 )
 from memnets.tasks.people_facts import ANSWERS
@@ -56,12 +55,12 @@ def export(path: Path, out: Path, overrides: Sequence[str] = (), overwrite: bool
     restore_model(checkpoint.load(found, torch.device("cpu")), experiment.model, averaged=True)
     with in_use(out) if out.exists() else nullcontext(), new_folder(out) as partial:
         _fill(partial, experiment, task, f"{run.name}/{found.name}")
-        question = asked_facts(task, "test")[0].question
         try:
-            answer = open_folder(partial).ask(question)
+            reader = open_folder(partial)
+            answer = reader.ask(reader.example)
         except Refused as error:
             raise FolderError(f"{run} can't be asked anything: {error}") from error
-    return f"{question} {answer.text} ({answer.ranking[0][1]:.3f})"
+    return f"{reader.example} {answer.text} ({answer.ranking[0][1]:.3f})"
 
 
 def _fill(folder: Path, experiment: Experiment, task: PeopleQA, source: str) -> None:
@@ -73,6 +72,7 @@ def _fill(folder: Path, experiment: Experiment, task: PeopleQA, source: str) -> 
         "format": FORMAT,
         "name": experiment.name,
         "source": source,
+        "example": asked_facts(task, "test")[0].question,
         "versions": {"memnets": __version__, "torch": torch.__version__},
         "encoder": plain(task.encoder).identity,
         "score_unit": score_unit(task),
@@ -85,10 +85,8 @@ def _fill(folder: Path, experiment: Experiment, task: PeopleQA, source: str) -> 
 def _refuse_to_replace(out: Path, overwrite: bool) -> None:
     if not out.exists():
         return
-    try:
-        read_manifest(out)
-    except FolderError as error:
-        raise FolderError(f"{out} is there, and is not replaced: {error}") from error
+    if not all((out / name).exists() for name in (MANIFEST, MEMORY)):
+        raise FolderError(f"{out} is there, and is no exported reader, so it is not replaced: choose another")
     if not overwrite:
         raise FolderError(
             f"{out} is there already, with what people wrote into its memory: choose another, or overwrite=true to "

@@ -74,6 +74,9 @@ def open_folder(folder: Path, overrides: Sequence[str] = (), limits: Limits = Li
             f"here ({encoder.identity[:10]}); put that one in its place, or name its folder: "
             f"task.encoder.encoder.name=PATH"
         )
+    if len(manifest["answers"]) != task.spec.output_size:
+        told = f"{len(manifest['answers'])} answers, and its model has {task.spec.output_size}"
+        raise FolderError(f"{folder} has {told}: export it anew")
     _load_weights(experiment.model, folder / MODEL)
     try:
         memory = type(task.memory(encoder)).load(folder / MEMORY, encoder)
@@ -81,7 +84,7 @@ def open_folder(folder: Path, overrides: Sequence[str] = (), limits: Limits = Li
         raise FolderError(str(error)) from error
     retrieval = Retrieval(task.relevance, task.selection, manifest["score_unit"])
     reader = ClassReader(experiment.model.eval(), manifest["answers"])
-    return MemoryReader(memory, retrieval, reader, folder / MEMORY, limits, manifest["name"])
+    return MemoryReader(memory, retrieval, reader, folder / MEMORY, limits, manifest["name"], manifest["example"])
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -101,7 +104,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise FolderError(f"{path} can't be read ({error!r}); {advice}") from error
     if found != FORMAT:
         raise FolderError(f"{folder} has format {found!r}, and this version of memnets reads {FORMAT}: export it anew")
-    expected = {"name": str, "encoder": str, "score_unit": float, "answers": list, "sha256": dict}
+    expected = {"name": str, "example": str, "encoder": str, "score_unit": float, "answers": list, "sha256": dict}
     wrong = [key for key, kind in expected.items() if not isinstance(manifest.get(key), kind)]
     if wrong or {CONFIG, MODEL} - manifest["sha256"].keys():
         raise FolderError(f"{path} is damaged: it lacks {', '.join(wrong) or 'checksums'}; {advice}")

@@ -16,7 +16,7 @@ from memnets.retrieval.base import ExternalMemory, Queries, Relevance
 from memnets.retrieval.entries import Entry
 from memnets.retrieval.selection import Selected, Selection, TopK
 from memnets.serving.answer import Answer, Limits, Passage, Refused, Span
-from memnets.serving.class_reader import Found, Reader, Reading
+from memnets.serving.reading import Found, Reader, Reading
 
 Result = TypeVar("Result")
 SHOWN = 5
@@ -49,6 +49,7 @@ class MemoryReader:
         folder: where the memory is saved at every change; None keeps it in RAM alone.
         limits: how large what comes in may be.
         name: of the run it comes from.
+        example: a question that can be asked.
     """
 
     def __init__(
@@ -59,9 +60,10 @@ class MemoryReader:
         folder: Path | None = None,
         limits: Limits = Limits(),  # noqa: B008  # frozen
         name: str = "",
+        example: str = "",
     ) -> None:
         self.memory, self.retrieval, self.reader = memory, retrieval, reader
-        self.folder, self.limits, self.name = folder, limits, name
+        self.folder, self.limits, self.name, self.example = folder, limits, name, example
         self._lock = RLock()
 
     def ask(self, question: str, k: int | None = None) -> Answer:

@@ -84,7 +84,8 @@ function showPassage(passage, best) {
 
 function showAnswer(told) {
   element("answer").textContent = told.answer || "(no answer)";
-  element("ranking").replaceChildren(...told.ranking.slice(0, 5).map(({ text, probability }) => {
+  const shown = told.ranking.slice(0, 5).filter(({ probability }, place) => place < 3 || probability >= 0.0005);
+  element("ranking").replaceChildren(...shown.map(({ text, probability }) => {
     const row = made("tr"), cell = made("td");
     cell.append(bar(probability));
     row.append(made("td", text), cell, made("td", probability.toFixed(3)));
@@ -134,7 +135,11 @@ async function writeFile(file) {
 }
 
 async function erase(id) {
-  await trying("write-problem", async () => { await call("erase", { id }); await changed([]); });
+  await trying("write-problem", async () => {
+    await call("erase", { id });
+    if (element("entries").children.length === 1) element("search").value = "";  // nothing else was found
+    await changed([]);
+  });
 }
 
 let listing = 0;
@@ -172,7 +177,7 @@ for (const stray of ["dragover", "drop"]) document.addEventListener(stray, (even
 trying("ask-problem", async () => {
   const about = await call("about");
   limits = about.limits;
-  element("about").textContent = about.name + ": the reader answers from what stands in memory, and nowhere else.";
-  element("question").placeholder = about.example ? "a question about an entry, such as “" + about.example.text.slice(0, 80) + "”" : "write an entry first";
+  element("about").textContent = about.name + ": ask about what stands in memory; change it, and ask again.";
+  element("question").placeholder = about.example;
   await list();
 });
