@@ -78,8 +78,9 @@ def open_folder(folder: Path, overrides: Sequence[str] = (), limits: Limits = Li
         told = f"{len(manifest['answers'])} answers, and its model has {task.spec.output_size}"
         raise FolderError(f"{folder} has {told}: export it anew")
     _load_weights(experiment.model, folder / MODEL)
+    kind: Any = type(task.memory(encoder))
     try:
-        memory = type(task.memory(encoder)).load(folder / MEMORY, encoder)
+        memory = kind.load(folder / MEMORY, encoder)
     except MemoryFolderError as error:
         raise FolderError(str(error)) from error
     retrieval = Retrieval(task.relevance, task.selection, manifest["score_unit"])

@@ -77,7 +77,7 @@ class Terminal:
         found, count = self.reader.entries(rest, LISTED)
         for entry in found:
             self.console.print(Text.assemble((entry.id, "bold"), "  ", entry.text))
-        self.console.print(Text(f"{count} entries" + (f", shown {LISTED}" if count > LISTED else ""), "dim"))
+        self.console.print(Text(counted(count) + (f", shown {LISTED}" if count > LISTED else ""), "dim"))
 
     def _passages(self, rest: str) -> None:
         if not rest.isdecimal() or not 1 <= int(rest) <= self.reader.limits.passages:
@@ -89,7 +89,7 @@ class Terminal:
         self.console.print(Text(__doc__.split("```")[1].strip("\n"), "dim"))
 
     def _said(self, done: str, notes: Iterable[str]) -> None:
-        self.console.print(Text(f"{done}; {len(self.reader)} entries", "dim"))
+        self.console.print(Text(f"{done}; {counted(len(self.reader))}", "dim"))
         for note in notes:
             self.console.print(Text(f"note: {note}", "yellow"))
 
@@ -115,6 +115,11 @@ def shaded(passage: Passage) -> Text:
     for start, end, _ in passage.answers:
         text.stylize("bold underline", start, end)
     return text
+
+
+def counted(count: int) -> str:
+    """Return how many entries."""
+    return "1 entry" if count == 1 else f"{count:,} entries"
 
 
 def _id_and_text(rest: str) -> tuple[str, str]:
