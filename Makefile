@@ -21,8 +21,8 @@ lint: install ## style, types, import order of the rooms
 learn: install ## the long tests: models reach stated errors
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) -m learning
 
-reproduce: install ## train, record and draw what is behind a table: SET=ntm, QUICK=--quick, JOBS=2
-	$(PYTHON) scripts/reproduce.py set=$(SET) jobs=$(or $(JOBS),1) $(QUICK)
+reproduce: install ## train, record and draw what is behind a table: SET=ntm, QUICK=--quick, JOBS=2, WITH="key=value ..."
+	$(PYTHON) scripts/reproduce.py set=$(SET) jobs=$(or $(JOBS),1) $(if $(WITH),with='$(WITH)') $(QUICK)
 	$(PYTHON) scripts/tables.py
 
 tables: install ## results/*.csv into the tables of README and docs

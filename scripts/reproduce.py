@@ -1,10 +1,11 @@
 """Train, record and draw everything behind one table of results; started again it goes on where it was.
 
-usage: python scripts/reproduce.py set=NAME [jobs=1] [runs=runs/NAME] [--quick] [--list]
+usage: python scripts/reproduce.py set=NAME [jobs=1] [runs=runs/NAME] [with=task/encoder=minilm] [--quick] [--list]
 
 set      the table results/NAME.csv; its runs are the sweeps NAME.yaml and NAME_*.yaml of configs/sweep, those there are
 jobs     runs side by side
 runs     where run folders and the report go
+with     changes of the configuration for every run, with spaces between
 --quick  one seed and a few hundred steps of each experiment, of bAbI's tasks the first three; recorded beside the runs
          and not in results/: does it run?
 --list   print the commands and do nothing
@@ -28,10 +29,12 @@ from memnets.config import compose
 from memnets.training.run import INTERRUPTED
 
 ROOT = Path(__file__).resolve().parent.parent
-SPLITS = ("test", "length_*", "repeats_*", "gap_*")
+SPLITS = ("test", "length_*", "repeats_*", "gap_*", "edited", "kept", "new_graph_*")
 NAMES = ("bit_errors", "excess_bits", "error", "*accuracy*", "stale_error", "perplexity", "supporting_recall")
 METRICS = tuple(f"{split}/{name}" for split in SPLITS for name in NAMES)
-METRICS += ("test/bits", "test/optimal_bits", "solved", "sequences_to_solve", "seconds")
+METRICS += tuple(f"test/{name}" for name in ("bits", "optimal_bits", "recall", "attention_on_gold"))
+METRICS += ("test/reciprocal_rank", "test/hits_*", "*/exact_match", "*/f1")
+METRICS += ("with_*/perplexity", "solved", "sequences_to_solve", "seconds")
 QUICK = ("trainer.max_steps=300", "trainer.eval_every=300", "trainer.stop_after_solved=null", "trainer.num_replicas=1")
 QUICK_AXES = {"seed": "0", "task.number": "1,2,3"}
 """What --quick takes of a sweep's axes."""
@@ -42,7 +45,7 @@ def main(words: list[str]) -> int:
         print(__doc__)
         return 0
     try:
-        paths, values = read_arguments(words, {"set": "", "jobs": "1", "runs": ""}, ["--quick", "--list"])
+        paths, values = read_arguments(words, {"set": "", "jobs": "1", "runs": "", "with": ""}, ["--quick", "--list"])
         name, quick = values["set"], bool(values["--quick"])
         sweeps = sweeps_of(name)
         if paths:
@@ -53,7 +56,7 @@ def main(words: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     folder = Path(values["runs"] or f"runs/{name}{'_quick' if quick else ''}")
-    options = [f"runtime.runs_dir={folder}", f"runtime.jobs={values['jobs']}"]
+    options = [*values["with"].split(), f"runtime.runs_dir={folder}", f"runtime.jobs={values['jobs']}"]
     train = [sys.executable, str(ROOT / "scripts/train.py"), "-m"]
     commands = [[*train, f"sweep={s}", *options, *(quick_overrides(s) if quick else ())] for s in sweeps]
     if values["--list"]:

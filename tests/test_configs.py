@@ -21,6 +21,7 @@ from tiny import ROOT, TINY, tiny_config
 
 from memnets.check import ConfigError
 from memnets.config import build, check, choices, compose, load, with_defaults
+from memnets.contracts import Spec
 from memnets.identity import identity, run_folder
 from memnets.models.base import SequenceModel
 from memnets.sweep import grid_points, plan, without_sweeps
@@ -58,6 +59,11 @@ def two_steps(config: dict[str, Any]) -> None:
     assert all(weight.isfinite().all() for weight in experiment.model.parameters())
 
 
+def lacks_answers(spec: Spec, model: str) -> bool:
+    """Whether what is read doesn't say which answer it stands for, as a model that copies or counts votes needs."""
+    return (model == "reader_pointer" and not spec.answer_tokens) or (model == "reader_knn" and not spec.has_values)
+
+
 class TestEveryFile:
     @pytest.mark.parametrize(("model", "task"), list(itertools.product(MODELS, TASKS)))
     def test_every_model_runs_every_task_it_reads_and_refuses_others(
@@ -71,11 +77,15 @@ class TestEveryFile:
         config = compose(views).config
         use_small_data(config, small_data)
         check(config)
-        if instantiate(config["task"], _convert_="all").spec.kind in accepts:
-            two_steps(config)
-        else:
+        spec = instantiate(config["task"], _convert_="all").spec
+        if spec.kind not in accepts:
             with pytest.raises(ConfigError, match=r"model: .* reads "):
                 build(config)
+        elif lacks_answers(spec, model):
+            with pytest.raises(ConfigError, match=r"model: .* the task's (memory gives|have) none"):
+                build(config)
+        else:
+            two_steps(config)
 
     @pytest.mark.parametrize("experiment", EXPERIMENTS)
     def test_every_experiment_takes_two_steps(self, experiment: str, small_data: Path) -> None:

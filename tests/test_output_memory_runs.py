@@ -14,6 +14,8 @@ from tiny import ALONE, script, tiny_config
 from torch.testing import assert_close
 
 from memnets import output_memory
+from memnets.analysis.runs import read_run
+from memnets.analysis.tables import measurements
 from memnets.identity import run_folder
 from memnets.launch import train
 from memnets.memory.output.datastore import Datastore, DatastoreError
@@ -161,6 +163,19 @@ class TestMeasure:
         line = json.loads((folder / "evaluations.jsonl").read_text().splitlines()[-1])
         assert [row["test"] for row in line["output_memory"]["rows"]] == [row.test for row in rows]
         assert line["output_memory"]["size"] == 30
+        names = ("with_cache", "with_knn_lm", "with_cache_and_knn_lm")
+        told = measurements(read_run(folder))
+        assert {name: told[f"{name}/perplexity"] for name in names} == {
+            name: row.test for name, row in zip(names, rows[1:], strict=True)
+        }
+
+    def test_records_take_the_last_measurement_of_the_model_as_it_was_trained(self, folder):  # noqa: F811
+        before = measurements(read_run(folder))
+        measure(Wanted(folder, "cache", size=7), QUIET)
+        after = measurements(read_run(folder))
+        assert after["with_cache/perplexity"] != before.get("with_cache/perplexity")
+        measure(Wanted(folder, "cache", size=7, overrides=["task.eval_segment_length=5"]), QUIET)
+        assert measurements(read_run(folder)) == after
 
     def test_a_datastore_serves_the_weights_it_was_built_with(self, folder):  # noqa: F811
         first = measure(Wanted(folder, "knn_lm", k=4), QUIET)

@@ -32,6 +32,16 @@ class TestReproduce:
             assert {"seed=0", "trainer.max_steps=300", "trainer.num_replicas=1"} < set(words)
             assert ("task.number=1,2,3" in words) == ("babi" in name)
 
+    def test_changes_reach_every_sweep(self, capsys):
+        change = "task/encoder=minilm task.num_people=200"
+        assert script("reproduce").main(["set=people_qa", f"with={change}", "--list"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) > 1
+        for line in lines:
+            words = shlex.split(line)
+            assert set(change.split()) < set(words)
+            compose(without_sweeps(words[3:]))
+
     @pytest.mark.parametrize(
         ("words", "told"),
         [

@@ -235,6 +235,12 @@ class TestMarkdown:
             "cpu (A, B)\n<!-- end table -->\n"
         )
 
+    def test_a_name_without_settings_takes_every_experiment_that_begins_with_it(self, tmp_path):
+        write_records(tmp_path / "t.csv", [line(name, "test/x") for name in ("reader size=1", "reader", "readers")])
+        (tmp_path / "a.md").write_text("<!-- table: t reader by metric -->\n<!-- end table -->\n")
+        rows = [text.split(" | ")[0] for text in updated(tmp_path / "a.md", tmp_path).splitlines()[3:5]]
+        assert rows == ["| size=1", "| reader"]
+
     def test_the_markers_are_what_the_documents_say(self):
         assert BEGIN.fullmatch("<!-- table: foundation -->")[1] == "foundation"
         assert END == "<!-- end table -->"

@@ -8,6 +8,7 @@
 
 A second word, `<!-- table: kernels ntm_step -->`, takes the lines of one case or experiment; `by`, as in
 `<!-- table: memn2n_babi by task.number -->`, gives each value of a setting a row, and `by metric` each experiment one.
+An experiment's name without its settings takes all lines that begin with it.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def _rendered(name: str, path: Path, only: str | None, key: str | None) -> str:
     if path.name == KERNELS:
         kernels = [line for line in read_kernels(path) if only in (None, line.case)]
         return render_kernels(kernels) if kernels else ""
-    records = [line for line in read_records(path) if only in (None, line.experiment)]
+    records = [line for line in read_records(path) if only in (None, line.experiment, line.experiment.split()[0])]
     if key is None:
         return render(records) if records else ""
     if key == "metric":

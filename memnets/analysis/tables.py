@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from memnets.analysis.groups import Group
+from memnets.analysis.output_memories import with_memories
 from memnets.analysis.runs import Run, final, number, training_loss
 
 if TYPE_CHECKING:
@@ -93,8 +94,8 @@ def statistics(group: Group, patterns: Sequence[str] = ()) -> list[Statistic]:
 
 
 def measurements(run: Run) -> dict[str, float]:
-    """Return a finished run's last metrics on each split, and what its status tells: solved when, and in what time."""
-    values = final(run)
+    """Return a finished run's last metrics on each split, with memories behind its head, and what its status tells."""
+    values = {**final(run), **with_memories(run)}
     if "solved_at_sequences" in run.status:
         sequences = run.status["solved_at_sequences"]
         values["solved"] = float(sequences is not None)

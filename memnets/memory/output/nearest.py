@@ -6,8 +6,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-QUERIES, KEYS = 256, 65_536
-"""So many are compared at once: 64 MiB of distances."""
+from memnets.ops.topk_address import topk_address
+
+QUERIES, KEYS = 1024, 65_536
+"""So many are compared at once."""
+
+COLUMNS = 8
+"""Columns of a key that say how long it is: several, as one of large numbers would spoil a search in few bits."""
 
 
 def nearest(
@@ -15,8 +20,8 @@ def nearest(
 ) -> tuple[Float[Tensor, "queries k"], Int[Tensor, "queries k"]]:
     """Squared Euclidean distances and places of the k nearest keys, nearest first; among equals any.
 
-    Keys are ranked by |key|² - 2 query·key, block by block. The k chosen are then measured by their differences, as a
-    small distance between long vectors is lost in that sum.
+    Keys are ranked by query·key - |key|²/2, block by block, as `topk_address` ranks them. The chosen are then measured
+    by their differences, as a small distance between long vectors is lost in that sum.
 
     Raises:
         ValueError: k is not between 1 and the number of keys.
@@ -39,12 +44,21 @@ def nearest_reference(
 def _nearest(queries: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
     best = queries.new_empty(len(queries), 0)
     places = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
+    asked = torch.cat([queries, queries.new_ones(len(queries), COLUMNS)], dim=1)
+    middle = keys[:KEYS].square().sum(-1).mean()
     for first in range(0, len(keys), KEYS):
         block = keys[first : first + KEYS]
-        scores = torch.addmm(-block.square().sum(-1), queries, block.T, alpha=2)
-        found, at = scores.topk(min(k, len(block)), sorted=False)
+        shortness = (middle - block.square().sum(-1, keepdim=True)) / (2 * COLUMNS)
+        found, at = _most_alike(asked, torch.cat([block, shortness.expand(-1, COLUMNS)], dim=1), min(k, len(block)))
         best, places = torch.cat([best, found], 1), torch.cat([places, at + first], 1)
         best, kept = best.topk(min(k, best.shape[1]), sorted=False)
         places = places.gather(1, kept)
     distances, order = (keys[places] - queries[:, None]).square().sum(-1).sort(dim=-1)
     return distances, places.gather(1, order)
+
+
+def _most_alike(queries: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Scores and places of the k keys of largest dot product with each query."""
+    stamps, now = (torch.zeros(1, len(some), dtype=torch.long, device=keys.device) for some in (keys, queries))
+    scores, places = topk_address(queries[None, None], keys[None, None], stamps, now, now, k)
+    return scores[0, 0], places[0, 0]
