@@ -54,7 +54,6 @@ function shaded(passage) {
   const edges = new Set([0, letters.length]);
   for (const span of [...passage.tokens, ...passage.answers]) edges.add(span.start).add(span.end);
   const places = [...edges].sort((a, b) => a - b);
-  const most = Math.max(0.05, ...passage.tokens.map((token) => token.weight));
   for (let i = 0; i + 1 < places.length; i++) {
     const [start, end] = [places[i], places[i + 1]], within = (span) => span.start <= start && end <= span.end;
     const token = passage.tokens.find(within), answer = passage.answers.find(within);
@@ -96,8 +95,13 @@ function showAnswer(told) {
   element("result").hidden = false;
 }
 
+let asking = 0;
 async function ask() {
-  const asked = await trying("ask-problem", async () => showAnswer(await call("ask", { question: element("question").value })));
+  const number = ++asking;
+  const asked = await trying("ask-problem", async () => {
+    const told = await call("ask", { question: element("question").value });
+    if (number === asking) showAnswer(told);  // no later question is under way
+  });
   if (!asked) element("result").hidden = true;
 }
 
