@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,6 +81,23 @@ class TestExport:
             export(the_run(), folder, overwrite=True)
         assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
         assert [path.name for path in tmp_path.iterdir()] == ["exported"]
+
+    def test_one_that_was_killed_between_its_moves(self, tmp_path, monkeypatch):
+        folder, rename = exported(tmp_path), Path.rename
+
+        def killed(path, target):
+            if ".partial" in path.name:
+                raise SystemExit
+            return rename(path, target)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "rename", killed)
+            with pytest.raises(SystemExit):
+                export(the_run(), folder, overwrite=True)
+        assert not folder.exists()
+        with pytest.raises(FolderError, match="overwrite=true"):
+            export(the_run(), folder)
+        assert open_folder(folder).entries()[1] == 72
 
     def test_no_other_folder_is_replaced(self, tmp_path):
         (tmp_path / "thesis.txt").write_text("years of work")

@@ -228,9 +228,13 @@ class TestTerminal:
             ("/erase nobody", "no entry 'nobody'"),
             ("/k 0", "expected a number from 1 to 50"),
             ("/load nowhere.txt", "can't be read"),
+            ("/load TEXT", r"'facts.txt:1': in memory already"),
         ],
     )
-    def test_what_cannot_be_done(self, reader, line, told):
+    def test_what_cannot_be_done(self, reader, tmp_path, line, told):
+        (tmp_path / "facts.txt").write_text(FACT)
+        reader.write("facts.txt:1", FACT)
+        line = line.replace("TEXT", str(tmp_path / "facts.txt"))
         with pytest.raises(Refused, match=told):
             told_by(reader, "", line)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from memnets.check import ConfigError
 from memnets.serving.answer import Refused
 from memnets.serving.documents import read_documents
-from memnets.serving.folder import FolderError, in_use, open_folder
+from memnets.serving.folder import FolderError, in_use, open_folder, put_back
 from memnets.serving.server import serve
 from memnets.serving.terminal import Terminal, converse, read_lines
 from memnets.tasks.base import DataError
@@ -24,6 +24,7 @@ def ask_folder(arguments: list[str]) -> int:
     """Do it; return the exit code: 0 done; 1 a line can't be done; 2 arguments, folder, encoder or file at fault."""
     given = _parsed(arguments)
     try:
+        put_back(given.folder)
         if not given.folder.is_dir():
             raise FolderError(f"no folder {given.folder}: scripts/export.py writes one")
         with in_use(given.folder):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from memnets import __version__
 from memnets.config import Experiment, build, load
@@ -27,6 +27,7 @@ from memnets.serving.folder import (
     new_folder,
     open_folder,
     plain,
+    put_back,
     served_task,
 )
 from memnets.tasks.people_facts import ANSWERS
@@ -49,6 +50,7 @@ def export(path: Path, out: Path, overrides: Sequence[str] = (), overwrite: bool
     found = find_checkpoint(path)
     run = found.parent.parent
     config = load(run / "config.yaml", overrides)
+    put_back(out)
     _refuse_to_replace(out, overwrite)
     experiment = build(config)
     task = served_task(experiment.task, run)
@@ -65,7 +67,7 @@ def export(path: Path, out: Path, overrides: Sequence[str] = (), overwrite: bool
 
 def _fill(folder: Path, experiment: Experiment, task: PeopleQA, source: str) -> None:
     weights = {name: tensor.contiguous().clone() for name, tensor in experiment.model.state_dict().items()}
-    save_file(weights, folder / MODEL)
+    write_synced(folder / MODEL, save(weights))
     write_synced(folder / CONFIG, yaml.safe_dump(experiment.config, sort_keys=False))
     memory_of(task).save(folder / MEMORY)
     manifest: dict[str, Any] = {

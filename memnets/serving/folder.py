@@ -182,7 +182,7 @@ def in_use(folder: Path) -> Iterator[None]:
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """Give a folder to fill, which takes the place of `folder` when the block ends, and vanishes if it fails."""
-    partial, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "old"))
+    partial, old = folder.with_name(f".{folder.name}.partial"), _old(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -194,3 +194,13 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def put_back(folder: Path) -> None:
+    """Where a process was killed between the two moves that replace a folder, put the old one back."""
+    if not folder.exists() and _old(folder).exists():
+        _old(folder).rename(folder)
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
