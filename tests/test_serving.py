@@ -163,7 +163,7 @@ class TestServer:
 
     def test_a_body_too_large_is_refused_and_the_server_goes_on(self, reader):
         with serving(reader) as port:
-            status, _, content = fetch(port, "POST", "/api/write", b" " * (3 << 20), JSON)
+            status, _, content = fetch(port, "POST", "/api/write", b" " * (7 << 20), JSON)
             assert (status, "at most 1,048,576" in json.loads(content)["error"]) == (413, True)
             assert fetch(port, "POST", "/api/about", b"{}", JSON)[0] == 200
 
