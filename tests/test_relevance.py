@@ -42,6 +42,12 @@ def texts_of(texts):
 
 
 class TestHashedEncoder:
+    @pytest.mark.parametrize("text", ["Mary  lives, in PARIS.", "İzmir ΑΣ straße", "x " * 600, "é̂"])
+    def test_places_are_those_of_the_words(self, text):
+        places = ENCODER.places(text)
+        assert len(places) == int(ENCODER.encode([text]).mask.sum())
+        assert [text[start:end].lower().replace("\u0307", "") for start, end in places] == words(text)[: len(places)]
+
     def test_is_the_mean_of_its_words(self):
         encoded = ENCODER.encode(["Ada, ada: lives!", "bob"])
         assert isinstance(ENCODER, Encoder)
