@@ -11,6 +11,7 @@ from torch import Tensor
 
 from memnets.analysis.retrievals import RetrievalRecord
 from memnets.retrieval.base import ExternalMemory, Queries, Relevance
+from memnets.retrieval.best_sentence import BestSentence
 from memnets.retrieval.encoder import Encoder
 from memnets.retrieval.entries import Entry
 from memnets.retrieval.lexical import BM25, TfIdf
@@ -36,6 +37,8 @@ def relevances() -> dict[str, Relevance]:
         "tfidf": TfIdf(EnglishWords()),
         "dense": Dense(),
         "hybrid": Hybrid(BM25(analyzer=EnglishWords()), Dense()),
+        "best_sentence": BestSentence(),
+        "hybrid_sentence": Hybrid(BM25(analyzer=EnglishWords()), BestSentence()),
         "random": Random(),
         "oracle": Oracle(),
     }

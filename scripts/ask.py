@@ -1,4 +1,4 @@
-"""Ask a trained reader of stories: `python scripts/ask.py checkpoint=runs/NAME`.
+"""Ask a trained reader: of stories (`python scripts/ask.py checkpoint=runs/NAME`) or with a memory (`folder=FOLDER`).
 
   checkpoint=PATH   a run folder (its newest checkpoint) or one checkpoint folder
   key=value         change the configuration, for example task.data_root=PATH
@@ -9,6 +9,15 @@
 Without --story you type: sentences, and questions, which end in a question mark; /words lists the vocabulary, /new
 begins a new story, /quit leaves. What is piped in is read as --story - reads it, up to the first line that isn't
 understood. Shows the answer, its rivals with their probabilities, and each hop's attention over the sentences.
+
+  folder=FOLDER     a reader with its memory, which scripts/export.py wrote: ask it, change its memory, ask again
+  key=value         change the configuration, for example task.encoder.encoder.name=PATH
+  --load FILE       write a UTF-8 file's paragraphs into the memory first; may be given several times
+  --serve           a page for a browser, on this machine alone: http://127.0.0.1:8000
+  --host --port     serve elsewhere: who can reach another host can change the memory, as there is no password
+
+Without --serve you type: questions, and /write ID: TEXT, /replace ID: TEXT, /erase ID, /list WORDS, /load FILE, /k N,
+/help, /quit. The memory in the folder changes with every one of them.
 Exit codes: 0 done; 1 a line was not understood, or nothing was asked; 2 arguments, checkpoint or data at fault.
 """
 
@@ -23,6 +32,7 @@ from memnets.asking.page import write_page
 from memnets.asking.reader import AskError, UnknownWords, read_checkpoint
 from memnets.asking.session import Session, converse, read_lines, show_words
 from memnets.check import ConfigError
+from memnets.serving.command import ask_folder
 from memnets.tasks.base import DataError
 from memnets.training.checkpoint import CheckpointError
 
@@ -33,6 +43,8 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
+    if any(word.startswith("folder=") for word in arguments):
+        return ask_folder(arguments)
     given = parse(arguments)
     try:
         session = Session(read_checkpoint(given.checkpoint, given.overrides), Console(highlight=False))

@@ -4,7 +4,8 @@ usage: python scripts/retrieval.py [relevance=bm25,dense,hybrid] [encoder=hashed
                                    [csv=results/retrieval.csv]
 
 relevance   of bm25 and tfidf (stems of English words), bm25_plain (words as they are), bm25_okapi (rank-bm25's),
-            dense, hybrid (bm25 + dense), random, oracle
+            dense, hybrid (bm25 + dense), best_sentence (the passage's one most like the question), hybrid_sentence
+            (bm25 + best_sentence), random, oracle
 encoder     hashed (words as random directions, no download), a folder with a model of BERT's family, or a name of the
             hub such as sentence-transformers/all-MiniLM-L6-v2; what it encoded is kept below data_root/cache
 file        of SQuAD below data_root (MEMNETS_DATA)
@@ -63,7 +64,7 @@ def main(words: list[str]) -> int:
 
 
 def encoder_of(name: str) -> Encoder:
-    return HashedEncoder(384) if name == "hashed" else CachedEncoder(PretrainedEncoder(name, max_tokens=512))
+    return HashedEncoder(384) if name == "hashed" else CachedEncoder(PretrainedEncoder(name, max_tokens=256))
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ class TestCache:
     def test_meets_the_contract(self, make):
         assert isinstance(make(), Encoder)
         assert (make().size, make().identity) == (8, HashedEncoder(8).identity)
+        assert make().places("ann, the") == HashedEncoder(8).places("ann, the") == [(0, 3), (5, 8)]
 
     def test_of_nothing(self, make):
         assert make().encode([]).vectors.shape == (0, 8)

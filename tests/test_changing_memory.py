@@ -30,13 +30,14 @@ from torch.testing import assert_close
 from memnets.retrieval import rows as rows_module
 from memnets.retrieval import word_counts as word_counts_module
 from memnets.retrieval.base import EmptyMemoryError
+from memnets.retrieval.best_sentence import BestSentence
 from memnets.retrieval.entries import Entry, EntryError
 from memnets.retrieval.lexical import BM25, TfIdf
 from memnets.retrieval.relevance import Dense
 
 QUERY = "a b c d"
 IDS = st.sampled_from([f"id{number}" for number in range(12)])
-TEXTS = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=5).map(" ".join)
+TEXTS = st.lists(st.sampled_from(["a", "b", "c", "d", "e. F", "g", "h! A"]), min_size=1, max_size=5).map(" ".join)
 ENTRIES = st.lists(st.builds(Entry, IDS, TEXTS, st.integers(-1, 3)), max_size=5)
 
 
@@ -48,7 +49,7 @@ class ChangingMemory(RuleBasedStateMachine):
     @initialize()
     def start(self):
         self.memory, self.model = KINDS[self.kind](), {}
-        self.indexes = [BM25(), TfIdf(), Dense()]
+        self.indexes = [BM25(), TfIdf(), Dense(), BestSentence()]
         self.folder = Path(tempfile.mkdtemp())
         self.saved = None
         self.patch = pytest.MonkeyPatch()

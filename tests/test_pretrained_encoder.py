@@ -54,6 +54,16 @@ class TestEncodings:
             assert not encoded.tokens[row, count:].any()
             assert not encoded.states[row, count:].any()
 
+    def test_places_are_those_of_the_tokens(self, folder, encoder):
+        vocabulary = (folder / "vocab.txt").read_text().splitlines()
+        for text in [*TEXTS, "pianos"]:
+            places, tokens = encoder.places(text), encoder.encode([text]).tokens[0].tolist()
+            assert len(places) == len(tokens)
+            for (start, end), word in zip(places, (vocabulary[token] for token in tokens), strict=True):
+                said = text[start:end].lower()
+                assert said == "" if word in ("[CLS]", "[SEP]") else word in (said, f"##{said}", "[UNK]")
+        assert len(PretrainedEncoder(str(folder), max_tokens=5).places(TEXTS[3])) == 5
+
     def test_long_texts_are_cut_off(self, folder):
         encoded = PretrainedEncoder(str(folder), max_tokens=5).encode(TEXTS)
         tokens, states, vector = one_by_one(folder, TEXTS[3], length=5)

@@ -13,6 +13,7 @@ from retrieval_example import ENCODER, PEOPLE, memory_of, okapi_by_loop, queries
 from torch.testing import assert_close
 
 from memnets.retrieval.base import EmptyMemoryError, Queries, Relevance
+from memnets.retrieval.best_sentence import BestSentence, sentences
 from memnets.retrieval.encoder import Encoder, HashedEncoder
 from memnets.retrieval.entries import Entry, EntryError
 from memnets.retrieval.lexical import BM25, TfIdf
@@ -24,6 +25,7 @@ RELEVANCES = {
     "bm25": BM25(),
     "tf_idf": TfIdf(),
     "dense": Dense(),
+    "best_sentence": BestSentence(),
     "hybrid": Hybrid(BM25(), Dense()),
     "oracle": Oracle(),
     "random": Random(),
@@ -40,6 +42,12 @@ def texts_of(texts):
 
 
 class TestHashedEncoder:
+    @pytest.mark.parametrize("text", ["Mary  lives, in PARIS.", "İzmir ΑΣ straße", "x " * 600, "é̂"])
+    def test_places_are_those_of_the_words(self, text):
+        places = ENCODER.places(text)
+        assert len(places) == int(ENCODER.encode([text]).mask.sum())
+        assert [text[start:end].lower().replace("\u0307", "") for start, end in places] == words(text)[: len(places)]
+
     def test_is_the_mean_of_its_words(self):
         encoded = ENCODER.encode(["Ada, ada: lives!", "bob"])
         assert isinstance(ENCODER, Encoder)
@@ -154,9 +162,37 @@ class TestDense:
             (torch.full((1, 8), torch.nan), "must be finite"),
         ],
     )
-    def test_refuses_other_vectors(self, vectors, message):
+    @pytest.mark.parametrize("relevance", [Dense(), BestSentence()])
+    def test_refuses_other_vectors(self, relevance, vectors, message):
         with pytest.raises(ValueError, match=message):
-            Dense().scores(memory_of(), Queries(["x"], vectors))
+            relevance.scores(memory_of(), Queries(["x"], vectors))
+
+
+class TestBestSentence:
+    def test_is_the_greatest_cosine_of_any_sentence(self):
+        memory, asked = (
+            texts_of(["Ada sings. Bob lives in Rome.", "Bob lives. Rome is old. Ada is not."]),
+            "bob of rome",
+        )
+        query = ENCODER.encode([asked]).vectors[0]
+        told = [["Ada sings.", "Bob lives in Rome."], ["Bob lives.", "Rome is old.", "Ada is not."]]
+        expected = [float((ENCODER.encode(own).vectors @ query).max()) for own in told]
+        assert_close(BestSentence().scores(memory, queries_of(asked)), torch.tensor([expected]))
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("One. Two?  Three!", ["One.", "Two?", "Three!"]),
+            (
+                "He said “no.” Then 3.5 left (so they say.) It ended.",
+                ["He said “no.” Then 3.5 left (so they say.", "It ended."],
+            ),
+            ("no end", ["no end"]),
+            (" It costs. 3 of them. - - ", ["It costs.", "3 of them. - -"]),
+        ],
+    )
+    def test_splits_between_sentences(self, text, expected):
+        assert sentences(text) == expected
 
 
 class TestHybrid:

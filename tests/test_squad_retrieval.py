@@ -12,7 +12,7 @@ from memnets.analysis.markdown import updated
 from memnets.analysis.retrievals import RETRIEVALS, add_retrievals, read_retrievals, render_retrievals
 from memnets.analysis.rows import RecordError
 from memnets.retrieval.encoder import HashedEncoder
-from memnets.squad_retrieval import measure_retrieval, paragraphs_of, queries_of, relevances
+from memnets.squad_retrieval import BY_WORDS, measure_retrieval, paragraphs_of, queries_of, relevances
 from memnets.tasks.squad_files import Answer, Question, Squad
 
 MADE_BY = {"device": "cpu (a)", "torch": "2", "command": "c", "commit": "d", "date": "2026-01-01"}
@@ -36,7 +36,8 @@ def test_every_relevance_is_measured_between_its_bounds(name):
     assert 0 <= record.recall_1_low <= record.recall_1 <= record.recall_1_high <= 1
     assert record.recall_5 == record.recall_20 == 1  # of three
     assert 1 / 3 <= record.mrr <= record.ndcg_10 <= 1
-    assert record.encoder == ("hashed" if name in ("dense", "hybrid") else "")
+    assert record.encoder == ("" if name in BY_WORDS else "hashed")
+    assert {"bm25", "oracle", "random"} < set(BY_WORDS)
 
 
 def test_what_knows_the_answer_is_perfect_and_stems_find_more_than_words():

@@ -79,6 +79,10 @@ class CachedEncoder:
         padded = pad_sequence(list(tokens), batch_first=True)
         return Encoded(torch.stack(vectors), pad_sequence(list(states), batch_first=True), padded, padded > 0)
 
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Where each token stands in the text."""
+        return self.encoder.places(text)
+
     @cached_property
     def _known(self) -> dict[bytes, tuple[Tensor, Tensor, Tensor]]:
         """Vector, states and tokens of every text there is, by its hash."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
-from memnets.retrieval.words import words
+from memnets.retrieval.words import WORD, words
 
 
 class Encoded(NamedTuple):
@@ -57,6 +57,10 @@ class Encoder(Protocol):
         """
         ...
 
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Where each token that `encode` gives stands in the text: text[start:end]; (0, 0) of one such as [CLS]."""
+        ...
+
 
 class HashedEncoder:
     """Each word is a fixed random direction that its hash decides; a text's vector is the mean of its words'.
@@ -97,6 +101,12 @@ class HashedEncoder:
         tokens = pad_sequence([torch.tensor([number for number, _ in own]) for own in known], batch_first=True)
         states = pad_sequence([torch.stack([direction for _, direction in own]) for own in known], batch_first=True)
         return Encoded(normalize(states.sum(1), dim=-1), states, tokens, tokens > 0)
+
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Where each word stands in the text: text[start:end]."""
+        origin = [place for place, letter in enumerate(text) for _ in letter.lower()]  # "İ" becomes two
+        found = WORD.finditer(text.lower())
+        return [(origin[word.start()], origin[word.end() - 1] + 1) for word in found][: self.max_tokens]
 
     def _word(self, word: str) -> tuple[int, Tensor]:
         """A word's number, of 62 bits, and its direction."""

@@ -126,6 +126,16 @@ class PretrainedEncoder:
         tokens = pad_sequence([torch.tensor(own) for own in ids], batch_first=True)
         return Encoded(vectors, pad_sequence(states, batch_first=True), tokens, tokens > 0)
 
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Where each token stands in the text: text[start:end]; (0, 0) of [CLS] and [SEP].
+
+        Raises:
+            EncoderError: the package `transformers`, or one of the files, is missing or of no use.
+        """
+        settings = {"truncation": True, "max_length": self.max_tokens, "return_offsets_mapping": True}
+        found: list[tuple[int, int]] = self._loaded[0](text, **settings)["offset_mapping"]
+        return found
+
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         tokenizer = self._loaded[0]
         ids: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]

@@ -31,13 +31,7 @@ class Dense:
             ValueError: the queries have no vectors, or vectors of another number or width, or not finite.
         """
         refuse_empty(memory)
-        expected = len(queries.texts), memory.encoder.size
-        if queries.vectors is None or queries.vectors.shape != expected:
-            given = None if queries.vectors is None else tuple(queries.vectors.shape)
-            raise ValueError(f"Dense needs Queries.vectors of shape {expected}, from the memory's encoder, not {given}")
-        if not queries.vectors.isfinite().all():
-            raise ValueError("Queries.vectors must be finite: the encoder that made them overflows")
-        return hide_unreadable(queries.vectors @ memory.vectors.T, memory, queries)
+        return hide_unreadable(refuse_other_vectors(memory, queries) @ memory.vectors.T, memory, queries)
 
 
 class Hybrid:
@@ -106,6 +100,21 @@ class Random:
     def _generator(self, text: str) -> torch.Generator:
         digest = hashlib.sha256(f"{self.seed} {text}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") // 2)
+
+
+def refuse_other_vectors(memory: ExternalMemory, queries: Queries) -> Float[Tensor, "queries word"]:
+    """Return the queries' vectors once it is clear that they can be compared with the memory's.
+
+    Raises:
+        ValueError: there are none, or of another number or width, or not finite.
+    """
+    expected = len(queries.texts), memory.encoder.size
+    if queries.vectors is None or queries.vectors.shape != expected:
+        given = None if queries.vectors is None else tuple(queries.vectors.shape)
+        raise ValueError(f"Queries.vectors must be of shape {expected}, from the memory's encoder, not {given}")
+    if not queries.vectors.isfinite().all():
+        raise ValueError("Queries.vectors must be finite: the encoder that made them overflows")
+    return queries.vectors
 
 
 def _standard(scores: Float[Tensor, "queries rows"]) -> Float[Tensor, "queries rows"]:
