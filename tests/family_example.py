@@ -33,5 +33,5 @@ def write_family(root, **changed):
     return root
 
 
-def task_in(root):
-    return Family(data_root=str(root), verify_checksum=False)
+def task_in(root, split="edges"):
+    return Family(data_root=str(root), verify_checksum=False, split=split)

@@ -173,6 +173,16 @@ def follow(nodes, relation_weights, **edges):
     return after
 
 
+def walk(start, relation_weights, num_nodes, **edges):
+    summed = np.zeros((len(start), num_nodes))
+    for chain in range(relation_weights.shape[1]):
+        nodes = np.eye(num_nodes)[start]
+        for hop in range(relation_weights.shape[2]):
+            nodes = follow(nodes, relation_weights[:, chain, hop], **edges)
+        summed += nodes
+    return summed
+
+
 def propagate(states, weights, **edges):
     senders = {}
     for b, i, r, j in told(**edges):

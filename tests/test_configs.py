@@ -19,6 +19,7 @@ from omniglot_example import write_omniglot
 from squad_example import write_squad
 from text_example import write_text
 from tiny import ROOT, TINY, tiny_config
+from wn18rr_example import write_wn18rr
 
 from memnets.check import ConfigError
 from memnets.config import build, check, choices, compose, load, with_defaults
@@ -34,11 +35,11 @@ MODELS, TASKS, EXPERIMENTS, SWEEPS = (choices(group) for group in ("model", "tas
 
 @pytest.fixture
 def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """All twenty bAbI tasks, an Omniglot, a text, a family and a SQuAD, tiny."""
+    """All twenty bAbI tasks, an Omniglot, a text, a family, a WordNet and a SQuAD, tiny."""
     monkeypatch.delenv("MEMNETS_DATA", raising=False)
     for number in range(1, 21):
         write_babi(tmp_path, number)
-    return write_squad(write_family(write_text(write_omniglot(tmp_path))))
+    return write_squad(write_wn18rr(write_family(write_text(write_omniglot(tmp_path)))))
 
 
 def use_small_data(config: dict[str, Any], root: Path) -> None:

@@ -75,6 +75,36 @@ class TestQuestions:
         assert {edge for edge, _ in asked} <= set(told(root, "train"))
 
 
+class TestEntityDisjoint:
+    def test_training_neither_asks_nor_tells_what_the_test_is_about(self, root):
+        task, plain, asked = task_in(root, "entity_disjoint"), task_in(root), {}
+        for split in ("train", "validation", "test"):
+            batches = [task.batch(split, index, 2, 0) for index in range(task.num_batches(split, 2))]
+            asked[split] = {task.memory.entities[node] for batch in batches for node in batch.inputs.node}
+            for batch, (edge, _) in ((b, e) for b in batches for e in named(task, b)):
+                told_now = graph_of(task, batch, 0)
+                if split == "train":
+                    asked[split] |= {edge[0], edge[2]}
+                    told_in_training = told_now
+                    assert edge not in told_now
+                else:
+                    assert told_now == set(told(root, "facts", "train"))
+        assert asked["test"]
+        assert asked["validation"]
+        assert not asked["test"] & asked["validation"]
+        training = asked["train"] | {end for edge in told_in_training for end in edge[::2]}
+        assert not training & (asked["test"] | asked["validation"])
+        assert 0 < len(task._questions["test"]) < len(plain._questions["test"])
+
+    def test_the_same_whenever_it_is_made(self, root):
+        one, two = (task_in(root, "entity_disjoint").batch("test", 0, 4, seed) for seed in (0, 1))
+        assert one.inputs.node.equal(two.inputs.node)
+
+    def test_no_other_split(self, root):
+        with pytest.raises(ValueError, match="split must be edges or entity_disjoint, not 'entities'"):
+            task_in(root, "entities")
+
+
 class TestRanks:
     def test_equal_a_loop(self, root):
         task = task_in(root)

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from memnets.memory.block import Block
 from memnets.ops.cases import cases
 from memnets.ops.graph import follow, follow_reference, propagate, propagate_reference
+from memnets.ops.walk import walk_reference
 from memnets.retrieval.graph_folder import FACTS, GraphFolderError
 from memnets.retrieval.graph_memory import Edge, EdgeError, GraphMemory
 
@@ -261,10 +262,10 @@ class TestFolder:
 
 class TestOps:
     @pytest.mark.parametrize(
-        "case", [pytest.param(case, id=case.name) for op in ("follow", "propagate") for case in cases(op)]
+        "case", [pytest.param(case, id=case.name) for op in ("follow", "propagate", "walk") for case in cases(op)]
     )
     def test_equal_their_references(self, case):
-        reference = {"follow": follow_reference, "propagate": propagate_reference}[case.op]
+        reference = {"follow": follow_reference, "propagate": propagate_reference, "walk": walk_reference}[case.op]
         arguments = case.arguments(torch.float64)
         assert_close(case.function(**arguments), reference(**arguments), rtol=1e-12, atol=1e-12)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from memnets.contracts import GraphQuestion, Spec
 from memnets.models.base import SequenceModel, check_spec
-from memnets.ops.graph import follow
+from memnets.ops.walk import walk
 
 FLOOR = 1e-6
 """Added to a node's weight before its logarithm: finite for nodes that nothing reaches, and a gradient to them."""
@@ -65,7 +64,7 @@ class HopDecoder(nn.Module):
 class GraphReader(SequenceModel):
     """Weights of nodes start at the question's node and follow the graph for `num_hops` steps; what they reach answers.
 
-    Every hop's vector gives weights over relations and, to stop early, a null relation (`memnets.ops.graph.follow`).
+    Every hop's vector gives weights over relations and, to stop early, a null relation (`memnets.ops.walk`).
     Words and relations are all that has parameters, so a graph never seen is read as well as the one trained on.
     Several chains start alike and follow relations of their own, and a node's weight is the sum of theirs: what one
     chain can't say, as "mother's son or father's son, and not mother's father", a sum of chains of rank `num_chains`
@@ -98,13 +97,7 @@ class GraphReader(SequenceModel):
 
     def forward(self, inputs: GraphQuestion, state: Any = None) -> tuple[Float[Tensor, "batch nodes"], tuple[()]]:
         """Logarithms of the nodes' weights after the last hop."""
-        start = F.one_hot(inputs.node, self.num_nodes).float()
-        reached = torch.zeros_like(start)
-        for chain in self.relation_weights(inputs.words).unbind(1):
-            nodes = start
-            for weights in chain.unbind(1):
-                nodes = follow(nodes, weights, *inputs.edges)
-            reached = reached + nodes
+        reached = walk(inputs.node, self.relation_weights(inputs.words), *inputs.edges, self.num_nodes)
         return torch.log(reached + FLOOR), ()
 
     def relation_weights(

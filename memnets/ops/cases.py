@@ -27,6 +27,7 @@ from memnets.ops.shift_sharpen import circular_shift, interpolate, sharpen, shif
 from memnets.ops.sparse_access import sparse_read, sparse_write
 from memnets.ops.sparse_content import sparse_content_address
 from memnets.ops.topk_address import topk_address
+from memnets.ops.walk import walk
 
 
 @dataclass(frozen=True)
@@ -276,6 +277,15 @@ def _follow_in_one_graph(draw: Draw) -> Arguments:
     }
 
 
+def _walk(draw: Draw, share: float = 0.7, num_graphs: int | None = None) -> Arguments:
+    """Chains are as many as the words of a slot, hops as there are steps; rows may have the first row's graph."""
+    sizes, edges = draw.sizes, _edges(draw, share)
+    if num_graphs == 1:
+        edges = {name: part[:1].expand(sizes.batch, -1) for name, part in edges.items()}
+    weights = draw.weights("batch", sizes.word, sizes.time, sizes.heads + 1)
+    return {"start": draw.slots("batch"), "relation_weights": weights, **edges, "num_nodes": sizes.slots}
+
+
 def _propagate(draw: Draw, share: float = 0.7) -> Arguments:
     weights = draw.normal("heads", "word", "width")
     return {"states": draw.normal("batch", "slots", "word"), "weights": weights, **_edges(draw, share)}
@@ -383,6 +393,14 @@ OPS: dict[str, Op] = {
     ),
     "propagate": Op(
         propagate, {"": _propagate, "no_edge": lambda draw: _propagate(draw, share=0.0)}, shared=("weights",)
+    ),
+    "walk": Op(
+        walk,
+        {
+            "": _walk,
+            "one_graph": lambda draw: _walk(draw, num_graphs=1),
+            "no_edge": lambda draw: _walk(draw, share=0.0),
+        },
     ),
     "product_key_address": Op(product_key_address, {"": _product_key}, shared=("half_keys",)),
     "weighted_gather": Op(
