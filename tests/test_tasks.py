@@ -20,9 +20,10 @@ from memnets.tasks.copy import Copy
 
 
 def reads_files(path):
-    """Tasks with a `data_root` read files: their own tests bring some."""
-    task = hydra.utils.get_class(OmegaConf.load(path)["_target_"])
-    return "data_root" in {field.name for field in fields(task)}
+    """Tasks with a `data_root`, and mixtures of such, read files: their own tests bring some."""
+    config = OmegaConf.to_container(OmegaConf.load(path))
+    targets = [node["_target_"] for node in [config, *config.values()] if isinstance(node, dict) and "_target_" in node]
+    return any("data_root" in getattr(hydra.utils.get_object(target), "__dataclass_fields__", ()) for target in targets)
 
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "task").glob("*.yaml"))
