@@ -20,9 +20,11 @@ from pathlib import Path
 
 from memnets.analysis.costs import COSTS, cost_tables, read_costs, render_costs
 from memnets.analysis.kernels import KERNELS, kernel_tables, read_kernels, render_kernels
+from memnets.analysis.measured import read_measured
 from memnets.analysis.memories import memory_tables, render_memories
 from memnets.analysis.pivot import by_metric, pivot
 from memnets.analysis.records import Record, read_records, tables
+from memnets.analysis.retrieval_speeds import SPEEDS, SpeedRecord, render_speeds, speed_tables
 from memnets.analysis.retrievals import RETRIEVALS, read_retrievals, render_retrievals, retrieval_tables
 from memnets.analysis.tables import HEADER, cells, plain
 
@@ -53,7 +55,7 @@ def updated(path: Path, results: Path) -> str:
     Raises:
         MarkerError: a marker without its end, an end without its marker, or no such table in `results`.
     """
-    measured = kernel_tables(results) | cost_tables(results) | retrieval_tables(results)
+    measured = kernel_tables(results) | cost_tables(results) | retrieval_tables(results) | speed_tables(results)
     known = tables(results) | measured | memory_tables(results)
     text = path.read_text(encoding="utf-8")
     kept: list[str] = []
@@ -99,6 +101,9 @@ def _rendered(name: str, path: Path, only: str | None, key: str | None) -> str:
     if path.name == RETRIEVALS:
         retrievals = read_retrievals(path)
         return render_retrievals(retrievals) if retrievals else ""
+    if path.name == SPEEDS:
+        speeds = read_measured(path, SpeedRecord)
+        return render_speeds(speeds) if speeds else ""
     if path.name == KERNELS:
         kernels = [line for line in read_kernels(path) if only in (None, line.case)]
         return render_kernels(kernels) if kernels else ""

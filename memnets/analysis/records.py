@@ -10,6 +10,7 @@ from typing import Any
 from memnets.analysis.costs import COSTS
 from memnets.analysis.groups import Group, group_runs
 from memnets.analysis.kernels import KERNELS
+from memnets.analysis.retrieval_speeds import SPEEDS
 from memnets.analysis.retrievals import RETRIEVALS
 from memnets.analysis.rows import RecordError, commit_of, device_of, read_rows, write_rows
 from memnets.analysis.runs import Problem, Run
@@ -152,7 +153,7 @@ def tables(results: Path) -> dict[str, Path]:
     return {
         path.stem: path
         for path in sorted(results.glob("*.csv"))
-        if path.name not in (PUBLISHED, KERNELS, COSTS, SEARCHES, RETRIEVALS)
+        if path.name not in (PUBLISHED, KERNELS, COSTS, SEARCHES, RETRIEVALS, SPEEDS)
     }
 
 
