@@ -32,8 +32,8 @@ NO_WORDS = Document(np.empty(0, np.int32), np.empty(0))
 class WordCounts:
     """Word counts of every row as a sparse matrix [words, rows], and what idf is made of.
 
-    The matrix is inverted from rows in bulk. Rows that change later are kept apart in a small matrix of their own,
-    which is cheap to make anew; once they are many, all rows are inverted again.
+    Rows that have changed lately are kept apart in a small matrix of their own, which is cheap to make anew; once they
+    are many, they take the place of what the large one held of them.
 
     Attributes (with zeros behind the last word or row):
         holders: rows that have a word, by its number.
@@ -107,13 +107,15 @@ class WordCounts:
         return _document({self._numbers.setdefault(word, len(self._numbers)): count for word, count in counts.items()})
 
     def _invert_changed(self) -> None:
-        if len(self._apart) > max(LEAST_APART, len(self._documents) // 64):
-            self._apart = {}
-            self._bulk = self._inverted(range(len(self._documents)))
         self._few = self._inverted(self._apart)
+        self._bulk.resize(self._few.shape)
         self._in_bulk = np.ones(len(self._documents))
         self._in_bulk[list(self._apart)] = 0
-        self._bulk.resize(self._few.shape)
+        if len(self._apart) > max(LEAST_APART, len(self._documents) // 64):
+            self._bulk.data *= self._in_bulk[self._bulk.indices]
+            self._bulk.eliminate_zeros()
+            self._bulk = self._bulk + self._few
+            self._apart, self._few, self._in_bulk = {}, self._inverted({}), np.ones(len(self._documents))
 
     def _inverted(self, rows: Iterable[int]) -> csr_array:
         """Counts of some rows as [words, rows], zeros in all others."""
