@@ -17,7 +17,7 @@ from memnets.retrieval.best_sentence import BestSentence, sentences
 from memnets.retrieval.encoder import Encoder, HashedEncoder
 from memnets.retrieval.entries import Entry, EntryError
 from memnets.retrieval.lexical import BM25, TfIdf
-from memnets.retrieval.relevance import Dense, Hybrid, Oracle, Random
+from memnets.retrieval.relevance import FEW, Dense, Hybrid, Oracle, Random, dots
 from memnets.retrieval.selection import All, Selection, Threshold, TopK
 from memnets.retrieval.words import EnglishWords, words
 
@@ -152,6 +152,14 @@ class TestDense:
         memory, asked = memory_of(), queries_of("who lives in london", "the goat")
         expected = torch.nn.functional.cosine_similarity(asked.vectors[:, None], memory.vectors[None], dim=-1)
         assert_close(Dense().scores(memory, asked), expected)
+
+    @pytest.mark.parametrize("count", [0, 1, 2, FEW, FEW + 1])
+    def test_any_number_of_queries_gives_the_products(self, count):
+        generator = torch.Generator().manual_seed(count)
+        queries, rows = (torch.randn(size, 5, generator=generator).double() for size in (count, 7))
+        found = dots(queries, rows)
+        assert_close(found, torch.einsum("qw,rw->qr", queries, rows))
+        assert found.is_contiguous()
 
     @pytest.mark.parametrize(
         ("vectors", "message"),

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from memnets.retrieval.base import ExternalMemory, Queries, hide_unreadable, refuse_empty
-from memnets.retrieval.relevance import refuse_other_vectors
+from memnets.retrieval.relevance import dots, refuse_other_vectors
 
 BOUNDARY = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
 """Between two sentences of a European language; it errs after abbreviations, which costs little here."""
@@ -38,7 +38,7 @@ class BestSentence:
         refuse_empty(memory)
         vectors = refuse_other_vectors(memory, queries)
         self._follow(memory)
-        cosines = vectors @ self._vectors.T
+        cosines = dots(vectors, self._vectors)
         best = cosines.new_full((len(vectors), memory.num_rows), -math.inf)
         best.scatter_reduce_(1, self._rows.expand_as(cosines), cosines, "amax")
         return hide_unreadable(best, memory, queries)

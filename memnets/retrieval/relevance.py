@@ -8,6 +8,7 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from memnets.retrieval.base import (
     ExternalMemory,
@@ -18,6 +19,9 @@ from memnets.retrieval.base import (
     refuse_empty,
 )
 from memnets.retrieval.entries import EntryError
+
+FEW = 8
+"""Up to so many queries are the columns of a matrix product: 100,000 rows of 384 take 6 ms in place of 11 to 36."""
 
 
 class Dense:
@@ -31,7 +35,7 @@ class Dense:
             ValueError: the queries have no vectors, or vectors of another number or width, or not finite.
         """
         refuse_empty(memory)
-        return hide_unreadable(refuse_other_vectors(memory, queries) @ memory.vectors.T, memory, queries)
+        return hide_unreadable(dots(refuse_other_vectors(memory, queries), memory.vectors), memory, queries)
 
 
 class Hybrid:
@@ -115,6 +119,14 @@ def refuse_other_vectors(memory: ExternalMemory, queries: Queries) -> Float[Tens
     if not queries.vectors.isfinite().all():
         raise ValueError("Queries.vectors must be finite: the encoder that made them overflows")
     return queries.vectors
+
+
+def dots(queries: Float[Tensor, "queries word"], rows: Float[Tensor, "rows word"]) -> Float[Tensor, "queries rows"]:
+    """All dot products. A few queries are faster as columns; one by itself has zeros beside it, as it is slow alone."""
+    if len(queries) > FEW:
+        return queries @ rows.T
+    columns = pad(queries, (0, 0, 0, max(2 - len(queries), 0)))
+    return (rows @ columns.T)[:, : len(queries)].T.contiguous()
 
 
 def _standard(scores: Float[Tensor, "queries rows"]) -> Float[Tensor, "queries rows"]:
