@@ -22,9 +22,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from memnets.analysis.arguments import UsageError, read_arguments
+from memnets.analysis.output_memories import with_memories
 from memnets.analysis.records import RecordError, record
 from memnets.analysis.report import make_report, write_report
-from memnets.analysis.runs import find_runs
+from memnets.analysis.runs import Run, find_runs
 from memnets.config import compose
 from memnets.training.run import INTERRUPTED
 
@@ -36,6 +37,9 @@ METRICS += tuple(f"test/{name}" for name in ("bits", "optimal_bits", "recall", "
 METRICS += ("test/reciprocal_rank", "test/hits_*", "*/exact_match", "*/f1")
 METRICS += ("with_*/perplexity", "solved", "sequences_to_solve", "seconds")
 QUICK = ("trainer.max_steps=300", "trainer.eval_every=300", "trainer.stop_after_solved=null", "trainer.num_replicas=1")
+ENTRIES = {"transformer_wikitext2": 500_000}
+"""Experiments whose runs without a memory are measured with memories behind their head: entries of the datastore."""
+QUICK_ENTRIES = 2_000
 QUICK_AXES = {"seed": "0", "task.number": "1,2,3"}
 """What --quick takes of a sweep's axes."""
 
@@ -63,6 +67,8 @@ def main(words: list[str]) -> int:
         print(*(shlex.join(command) for command in commands), sep="\n")
         return 0
     code = run_all(commands)
+    if left := measurements_left(find_runs([str(folder / "*")])[0], quick):
+        code = code or run_all(left)
     runs, problems = find_runs([str(folder / "*")])
     try:
         recorded = record((folder if quick else ROOT / "results") / f"{name}.csv", runs, METRICS)
@@ -85,6 +91,16 @@ def run_all(commands: list[list[str]]) -> int:
         if sweep.returncode == INTERRUPTED:
             break
     return next((code for code in codes if code), 0)
+
+
+def measurements_left(runs: list[Run], quick: bool) -> list[list[str]]:
+    """Return a command for each finished run that is still to be measured with memories behind its head."""
+    script = [sys.executable, str(ROOT / "scripts/output_memory.py")]
+    return [
+        [*script, f"checkpoint={run.path}", f"entries={QUICK_ENTRIES if quick else ENTRIES[run.name]}"]
+        for run in runs
+        if run.done and run.name in ENTRIES and run.config["model"].get("memory") is None and not with_memories(run)
+    ]
 
 
 def quick_overrides(sweep: str) -> list[str]:

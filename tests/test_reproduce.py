@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 
 import pytest
 from run_folders import write_run
-from tiny import script
+from tiny import ROOT, script
 
+from memnets.analysis.runs import find_runs
 from memnets.config import choices, compose
 from memnets.sweep import grid_points, plan, without_sweeps
 
@@ -62,6 +64,19 @@ class TestReproduce:
         assert reproduce.main(["set=ntm", f"runs={tmp_path / 'runs'}", "--quick"]) == 1
         assert (tmp_path / "runs" / "ntm.csv").read_text().count("ntm_copy,") > 3
         assert (tmp_path / "runs" / "report" / "report.html").exists()
+
+    def test_runs_without_a_memory_are_measured_with_those_behind_the_head_once(self, tmp_path):
+        model = {"_target_": "memnets.models.memory_transformer.MemoryTransformer", "memory": None}
+        plain = write_run(tmp_path, 0, "transformer_wikitext2", model=model)
+        write_run(tmp_path, 1, "transformer_wikitext2", model=model | {"memory": {"_target_": "x"}})
+        write_run(tmp_path, 2, "transformer_wikitext2", model=model, status="failed")
+        write_run(tmp_path, 3, "ntm_copy")
+        reproduce = script("reproduce")
+        (command,) = reproduce.measurements_left(find_runs([tmp_path / "*"])[0], quick=False)
+        assert command[1:] == [str(ROOT / "scripts/output_memory.py"), f"checkpoint={plain}", "entries=500000"]
+        told = {"rows": [{"memories": {"cache": {}}, "test": 5.0}]}
+        (plain / "evaluations.jsonl").write_text(json.dumps({"overrides": [], "output_memory": told}) + "\n")
+        assert reproduce.measurements_left(find_runs([tmp_path / "*"])[0], quick=False) == []
 
     @pytest.mark.parametrize(
         ("codes", "result", "run"), [([0, 0], 0, 2), ([1, 0], 1, 2), ([0, 75, 0], 75, 2), ([1, 75, 0], 1, 2)]
