@@ -13,13 +13,13 @@ from memnets.analysis.retrievals import RetrievalRecord
 from memnets.retrieval.base import ExternalMemory, Queries, Relevance
 from memnets.retrieval.best_sentence import BestSentence
 from memnets.retrieval.encoder import Encoder
-from memnets.retrieval.entries import Entry
 from memnets.retrieval.lexical import BM25, TfIdf
 from memnets.retrieval.ranking import bootstrap_interval, gold_ranks, ndcg_at, recall_at, reciprocal_rank
 from memnets.retrieval.relevance import Dense, Hybrid, Oracle, Random
 from memnets.retrieval.vector_memory import VectorMemory
 from memnets.retrieval.words import EnglishWords
 from memnets.tasks.squad_files import Squad
+from memnets.tasks.squad_relevance import paragraph_memory
 
 AT_ONCE = 256
 """Queries scored together."""
@@ -46,9 +46,7 @@ def relevances() -> dict[str, Relevance]:
 
 def paragraphs_of(squad: Squad, encoder: Encoder) -> VectorMemory:
     """Return a memory of all paragraphs; an entry's id is the paragraph's number."""
-    memory = VectorMemory(encoder)
-    memory.write([Entry(str(number), text) for number, text in enumerate(squad.paragraphs)])
-    return memory
+    return paragraph_memory(squad.paragraphs, encoder)  # type: ignore[arg-type]  # equal to itself alone: hashable
 
 
 def queries_of(squad: Squad, encoder: Encoder | None) -> Queries:

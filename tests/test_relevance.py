@@ -13,13 +13,13 @@ from retrieval_example import ENCODER, PEOPLE, memory_of, okapi_by_loop, queries
 from torch.testing import assert_close
 
 from memnets.retrieval.base import EmptyMemoryError, Queries, Relevance
-from memnets.retrieval.best_sentence import BestSentence, sentences
+from memnets.retrieval.best_sentence import BestSentence
 from memnets.retrieval.encoder import Encoder, HashedEncoder
 from memnets.retrieval.entries import Entry, EntryError
 from memnets.retrieval.lexical import BM25, TfIdf
 from memnets.retrieval.relevance import FEW, Dense, Hybrid, Oracle, Random, dots
 from memnets.retrieval.selection import All, Selection, Threshold, TopK
-from memnets.retrieval.words import EnglishWords, words
+from memnets.retrieval.words import EnglishWords, sentence_places, words
 
 RELEVANCES = {
     "bm25": BM25(),
@@ -187,6 +187,10 @@ class TestBestSentence:
         expected = [float((ENCODER.encode(own).vectors @ query).max()) for own in told]
         assert_close(BestSentence().scores(memory, queries_of(asked)), torch.tensor([expected]))
 
+    def test_what_has_no_word_is_no_sentence_by_itself(self):
+        memory = texts_of(["... Ada sings.", "Bob sings."])
+        assert BestSentence().scores(memory, queries_of("ada")).argmax() == 0
+
     @pytest.mark.parametrize(
         ("text", "expected"),
         [
@@ -197,10 +201,12 @@ class TestBestSentence:
             ),
             ("no end", ["no end"]),
             (" It costs. 3 of them. - - ", ["It costs.", "3 of them. - -"]),
+            ("... 1. Then (a) it (b) ended.", ["... 1.", "Then (a) it (b) ended."]),
+            (" ", []),
         ],
     )
     def test_splits_between_sentences(self, text, expected):
-        assert sentences(text) == expected
+        assert [text[start:end] for start, end in sentence_places(text)] == expected
 
 
 class TestHybrid:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 
 import torch
 from jaxtyping import Float, Int
@@ -11,9 +10,7 @@ from torch import Tensor
 
 from memnets.retrieval.base import ExternalMemory, Queries, hide_unreadable, refuse_empty
 from memnets.retrieval.relevance import dots, refuse_other_vectors
-
-BOUNDARY = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
-"""Between two sentences of a European language; it errs after abbreviations, which costs little here."""
+from memnets.retrieval.words import sentence_places
 
 
 class BestSentence:
@@ -63,17 +60,10 @@ def _encoded(
     memory: ExternalMemory, texts: dict[int, str | None]
 ) -> tuple[Float[Tensor, "sentences word"], Int[Tensor, " sentences"]]:
     """Vectors of all sentences of some rows, and the row of each."""
-    pairs = [(row, sentence) for row, text in texts.items() if text is not None for sentence in sentences(text)]
+    pairs = [(row, sentence) for row, text in texts.items() for sentence in _sentences(text or "")]
     rows = torch.tensor([row for row, _ in pairs], dtype=torch.long)
     return memory.encoder.encode([sentence for _, sentence in pairs]).vectors, rows
 
 
-def sentences(text: str) -> list[str]:
-    """Return a text's sentences; those without a letter or digit stay with the one before."""
-    parts: list[str] = []
-    for part in BOUNDARY.split(text.strip()):
-        if parts and not any(letter.isalnum() for letter in part):
-            parts[-1] += f" {part}"
-        else:
-            parts.append(part)
-    return parts
+def _sentences(text: str) -> list[str]:
+    return [text[start:end] for start, end in sentence_places(text)]

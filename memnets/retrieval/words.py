@@ -1,4 +1,4 @@
-"""Words of a text, as lexical relevance and the hashed encoder see them."""
+"""Words and sentences of a text: words as lexical relevance and the hashed encoder see them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class Analyzer(Protocol):
 
 
 WORD = re.compile(r"\w+")
+BOUNDARY = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
+"""Between two sentences of a European language. It errs after abbreviations."""
 STOP_WORDS = """
 a an and are as at be been but by did do does for from had has have he her his how in is it its not of on or she than
 that the their then there these they this those to was were what when where which who whom whose why with
@@ -28,6 +30,16 @@ that the their then there these they this those to was were what when where whic
 def words(text: str) -> list[str]:
     """Return runs of letters, digits and underscores in lower case: what separates them is no word."""
     return WORD.findall(text.lower())
+
+
+def sentence_places(text: str) -> list[tuple[int, int]]:
+    """Return where each sentence stands, text[start:end]; what has no word stays with the sentence after it."""
+    start, end, places = len(text) - len(text.lstrip()), len(text.rstrip()), []
+    for boundary in BOUNDARY.finditer(text):
+        if WORD.search(text, start, boundary.start()):
+            places.append((start, boundary.start()))
+            start = boundary.end()
+    return [*places, (start, end)] if start < end else places
 
 
 class EnglishWords:

@@ -17,7 +17,7 @@ from memnets.contracts import Batch, Ratio, Spec, Split, Story, map_tensors
 from memnets.files import data_root
 from memnets.tasks import babi_oracle
 from memnets.tasks.babi_files import NAMES, BabiFile, check_answers, find_file, read_file
-from memnets.tasks.base import Criterion, NoOracleError, Task, as_tensor, epoch_indices, ratio
+from memnets.tasks.base import Criterion, NoOracleError, Task, as_tensor, class_loss, epoch_indices, ratio
 
 SizeName = Literal["1k", "10k"]
 
@@ -145,7 +145,7 @@ class Babi(Task):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy in nats, summed over questions."""
-        return F.cross_entropy(outputs[batch.mask].float(), batch.targets[batch.mask], reduction="sum")
+        return class_loss(outputs, batch)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:
         """Shares of questions, between 0 and 1, answered right and wrong."""

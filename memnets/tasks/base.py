@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -137,6 +138,16 @@ def ratio(values: Tensor, where: Tensor | None = None) -> Ratio:
     """Sum of `values` over `where`, and how many they are."""
     where = torch.ones_like(values) if where is None else where
     return Ratio((values * where).sum(dtype=torch.float64), where.sum(dtype=torch.float64))
+
+
+def class_loss(outputs: Tensor, batch: Batch) -> Float[Tensor, ""]:
+    """Cross-entropy in nats, in float32, summed over the labelled places."""
+    return F.cross_entropy(outputs[batch.mask].float(), batch.targets[batch.mask], reduction="sum")
+
+
+def class_accuracy(outputs: Tensor, batch: Batch) -> Ratio:
+    """Share of the labelled places whose class is the one of the greatest logit."""
+    return ratio((outputs[batch.mask].argmax(-1) == batch.targets[batch.mask]).double())
 
 
 class NoOracleError(ValueError):

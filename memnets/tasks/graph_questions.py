@@ -9,12 +9,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from memnets.contracts import Batch, Edges, GraphQuestion, Ratio, Spec, Split, map_tensors
 from memnets.retrieval.graph_memory import Edge, GraphMemory
-from memnets.tasks.base import Criterion, Task, generator, ratio
+from memnets.tasks.base import Criterion, Task, class_loss, generator, ratio
 from memnets.tasks.token_sequences import as_scores, check_least
 
 HELD_OUT = 10
@@ -130,7 +129,7 @@ class GraphQuestions(Task):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy in nats, summed over questions."""
-        return F.cross_entropy(outputs[batch.mask].float(), batch.targets[batch.mask], reduction="sum")
+        return class_loss(outputs, batch)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:
         """Share of right answers."""

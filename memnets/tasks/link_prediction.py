@@ -9,13 +9,12 @@ from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from memnets.contracts import Batch, Edges, GraphQuestion, Ratio, Spec, Split, map_tensors
 from memnets.retrieval.graph_memory import Edge, GraphMemory
-from memnets.tasks.base import NoOracleError, Task, as_tensor, epoch_indices, ratio
+from memnets.tasks.base import NoOracleError, Task, as_tensor, class_loss, epoch_indices, ratio
 from memnets.tasks.link_files import LinkFiles
 
 SHARES = (0.2, 0.1)
@@ -109,7 +108,7 @@ class LinkPrediction(Task):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy in nats, summed over questions."""
-        return F.cross_entropy(outputs[batch.mask].float(), batch.targets[batch.mask], reduction="sum")
+        return class_loss(outputs, batch)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:
         """Mean of 1 / rank, and shares of questions whose answer is first and among the first ten."""

@@ -9,14 +9,13 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from memnets.contracts import Batch, Ratio, Spec, Split
 from memnets.files import data_root
 from memnets.retrieval.passages import MaskedText
 from memnets.retrieval.tokenizer import HashedTokenizer, Tokenizer
-from memnets.tasks.base import NoOracleError, Task, epoch_indices, generator, ratio
+from memnets.tasks.base import NoOracleError, Task, class_accuracy, class_loss, epoch_indices, generator
 from memnets.tasks.squad_tokens import squad_tokens
 from memnets.tasks.text_files import read_texts
 
@@ -104,11 +103,11 @@ class MaskedLanguageModelling(Task):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy in nats, summed over hidden tokens."""
-        return F.cross_entropy(outputs[batch.mask].float(), batch.targets[batch.mask], reduction="sum")
+        return class_loss(outputs, batch)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:
         """Share of the hidden tokens, between 0 and 1, that are found."""
-        return {"accuracy": ratio((outputs[batch.mask].argmax(-1) == batch.targets[batch.mask]).double())}
+        return {"accuracy": class_accuracy(outputs, batch)}
 
     def oracle(self, batch: Batch) -> Tensor:
         """Nobody knows what was hidden.

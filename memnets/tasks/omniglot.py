@@ -15,7 +15,7 @@ from torch import Tensor
 
 from memnets.contracts import Batch, Ratio, Spec, Split
 from memnets.files import data_root
-from memnets.tasks.base import DataError, Task, as_tensor, distinct, generator, ratio
+from memnets.tasks.base import DataError, Task, as_tensor, class_loss, distinct, generator, ratio
 from memnets.tasks.omniglot_files import IMAGE_SIZE, Characters, read_characters
 
 PIXELS = IMAGE_SIZE**2
@@ -116,7 +116,7 @@ class Omniglot(Task):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy in nats, summed over drawings."""
-        return F.cross_entropy(outputs[batch.mask].float(), batch.targets[batch.mask], reduction="sum")
+        return class_loss(outputs, batch)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:
         """Share of drawings named right: of all, and of those that are the 1st, 2nd, 5th and 10th of their class."""

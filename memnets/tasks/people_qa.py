@@ -21,7 +21,7 @@ from memnets.retrieval.question import Question
 from memnets.retrieval.relevance import Dense
 from memnets.retrieval.selection import Selected, Selection, TopK
 from memnets.retrieval.sequence_memory import SequenceMemory
-from memnets.tasks.base import Task, as_tensor, epoch_indices, generator, ratio
+from memnets.tasks.base import Task, as_tensor, class_accuracy, class_loss, epoch_indices, generator
 from memnets.tasks.people_facts import ANSWERS, ATTRIBUTES, Fact, draw_facts, edit
 
 Asks = Literal["all", "edited", "kept"]
@@ -127,11 +127,11 @@ class PeopleQA(Task):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy in nats, summed over questions."""
-        return F.cross_entropy(outputs[batch.mask].float(), batch.targets[batch.mask], reduction="sum")
+        return class_loss(outputs, batch)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:
         """Share of questions, between 0 and 1, answered right: exact match."""
-        return {"accuracy": ratio((outputs[batch.mask].argmax(-1) == batch.targets[batch.mask]).double())}
+        return {"accuracy": class_accuracy(outputs, batch)}
 
     def oracle(self, batch: Batch) -> Tensor:
         """Tell the question by its vector, and read the value of the fact it asks for, retrieved or not."""

@@ -9,7 +9,6 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -21,7 +20,7 @@ from memnets.retrieval.passages import SPECIAL, Passages, best_spans, joined, st
 from memnets.retrieval.relevance import Oracle
 from memnets.retrieval.selection import Selected, Selection, TopK
 from memnets.retrieval.tokenizer import HashedTokenizer, Tokenizer
-from memnets.tasks.base import Task, generator, ratio
+from memnets.tasks.base import Task, class_loss, generator, ratio
 from memnets.tasks.squad_relevance import paragraph_scores
 from memnets.tasks.squad_scores import exact_match, f1
 from memnets.tasks.squad_tokens import SquadTokens, squad_tokens
@@ -138,7 +137,7 @@ class SquadReading(Task):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy in nats of first and last token over all passages' tokens, summed over both and questions."""
-        return F.cross_entropy(outputs[batch.mask].float(), batch.targets[batch.mask], reduction="sum")
+        return class_loss(outputs, batch)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:
         """Shares, between 0 and 1, of questions answered exactly; and mean F1."""

@@ -8,7 +8,7 @@ from functools import lru_cache
 from jaxtyping import Float
 from torch import Tensor
 
-from memnets.retrieval.base import ExternalMemory, Queries, Relevance
+from memnets.retrieval.base import Queries, Relevance
 from memnets.retrieval.encoder import Encoder, HashedEncoder
 from memnets.retrieval.entries import Entry
 from memnets.retrieval.lexical import BM25, TfIdf
@@ -29,13 +29,13 @@ def paragraph_scores(
     encoder = NO_VECTORS if isinstance(relevance, WITHOUT_VECTORS) else encoder
     questions = [squad.questions[number] for number in numbers]
     texts, gold = [each.text for each in questions], [[str(each.paragraph)] for each in questions]
-    memory = _memory(squad.paragraphs, encoder)  # type: ignore[arg-type]  # equal to itself alone: hashable
+    memory = paragraph_memory(squad.paragraphs, encoder)  # type: ignore[arg-type]  # equal to itself alone: hashable
     return relevance.scores(memory, Queries(texts, encoder.encode(texts).vectors, gold))
 
 
 @lru_cache(maxsize=2)
-def _memory(paragraphs: tuple[str, ...], encoder: Encoder) -> ExternalMemory:
-    """Return a memory whose row i holds paragraph i."""
+def paragraph_memory(paragraphs: tuple[str, ...], encoder: Encoder) -> VectorMemory:
+    """Return a memory whose row i holds paragraph i; its id is the number. Made once: not to be changed."""
     memory = VectorMemory(encoder)
     memory.write([Entry(str(number), text) for number, text in enumerate(paragraphs)])
     return memory

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from memnets.contracts import Batch, Ratio, Spec, Split
 from memnets.files import data_root
 from memnets.retrieval.passages import TextPair, joined, stacked
 from memnets.retrieval.tokenizer import HashedTokenizer, Tokenizer
-from memnets.tasks.base import NoOracleError, Task, epoch_indices, generator, ratio
+from memnets.retrieval.words import sentence_places
+from memnets.tasks.base import NoOracleError, Task, class_accuracy, class_loss, epoch_indices, generator
 from memnets.tasks.squad_files import Question
 from memnets.tasks.squad_tokens import SquadTokens, squad_tokens, token_span
-
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'(]?[A-Z0-9])")
 
 
 class Pair(NamedTuple):
@@ -98,11 +95,11 @@ class SquadSentences(Task):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy in nats, summed over pairs."""
-        return F.cross_entropy(outputs[batch.mask].float(), batch.targets[batch.mask], reduction="sum")
+        return class_loss(outputs, batch)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:
         """Share of pairs, between 0 and 1, whose class is right."""
-        return {"accuracy": ratio((outputs[batch.mask].argmax(-1) == batch.targets[batch.mask]).double())}
+        return {"accuracy": class_accuracy(outputs, batch)}
 
     def oracle(self, batch: Batch) -> Tensor:
         """Nobody wrote down a rule.
@@ -124,7 +121,7 @@ def pairs_of(task: SquadSentences, split: Split) -> tuple[Pair, ...]:
     data, pairs = task.data, []
     for number in data.asked(data.titles(split, task.num_validation_articles, task.num_test_articles)):
         asked = data.squad.questions[number]
-        sentences = _sentences(data.squad.paragraphs[asked.paragraph])
+        sentences = sentence_places(data.squad.paragraphs[asked.paragraph])
         places = data.paragraphs[asked.paragraph].places
         for answers in (True, False):
             kept = [own for own in sentences if _answers(asked, own) == answers]
@@ -132,13 +129,6 @@ def pairs_of(task: SquadSentences, split: Split) -> tuple[Pair, ...]:
                 first, last = token_span(places, *kept[number % len(kept)])
                 pairs.append(Pair(number, first, last + 1, answers))
     return tuple(pairs)
-
-
-def _sentences(text: str) -> list[tuple[int, int]]:
-    """Return the characters of each sentence: a mark, a blank and a capital or a digit are where one ends."""
-    cuts = list(SENTENCE_END.finditer(text))
-    starts, ends = [0, *(cut.end() for cut in cuts)], [*(cut.start() for cut in cuts), len(text)]
-    return [(start, end) for start, end in zip(starts, ends, strict=True) if text[start:end].strip()]
 
 
 def _answers(asked: Question, sentence: tuple[int, int]) -> bool:

@@ -8,11 +8,10 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from memnets.contracts import Batch, Split
-from memnets.tasks.base import Task, generator
+from memnets.tasks.base import Task, class_loss, generator
 
 Segmented = TypeVar("Segmented", bound="SegmentedTask")
 
@@ -40,7 +39,7 @@ class TokenTask(Task):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy in nats, summed over labelled steps."""
-        return F.cross_entropy(outputs[batch.mask].float(), batch.targets[batch.mask], reduction="sum")
+        return class_loss(outputs, batch)
 
     @abstractmethod
     def _draw(self, random: np.random.Generator, batch_size: int) -> Batch:
