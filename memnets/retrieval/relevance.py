@@ -21,8 +21,8 @@ from memnets.retrieval.base import (
 from memnets.retrieval.entries import EntryError
 
 FEW = 8
-"""Up to so many queries are the columns of a matrix product: of 100,000 rows of 384, 1, 2, 4 and 8 took 0.54, 0.32, 0.51
-and 0.78 of the time that they take as rows, by medians in turns on one thread of an AMD EPYC.
+"""Up to so many queries are the columns of a matrix product: of 100,000 rows of 384, 1, 2, 4 and 8 took 0.54, 0.32,
+0.51 and 0.78 of the time that they take as rows, by medians in turns on one thread of an AMD EPYC.
 """
 
 
