@@ -10,9 +10,9 @@ Prints a table, below it what its first set is compared with, as far as the task
 text, the least to beat). Adds both to the run folder's evaluations.jsonl.
 
 Writes pictures into its evaluation/: where the heads were, memory content, what the heads emitted, usage and links of a
-DNC, the error against length, and steps.html, a page to step through one sequence in a browser. Of a Memory Network:
-attention.png and attention.html, what each hop looked at on the way to a few answers, beside the facts that truly
-support them.
+DNC, the error against length, and steps.html, a page to step through one sequence in a browser. Of a Memory Network
+and of a reader of an external memory: attention.png and attention.html, what each hop looked at on the way to a few
+answers, beside the facts that truly support them; of an NTM, a DNC or a SAM on bAbI, which slots it read last.
 """
 
 import sys

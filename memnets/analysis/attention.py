@@ -1,7 +1,8 @@
-"""What a memory network looked at on its way to its answers: hops over sentences, beside the true supporting facts.
+"""What a model looked at on its way to its answers: hops over what it read, beside the true supporting facts.
 
 A run leaves `attention.json` in its folder: a list of test questions, each with `story`, `query`, `answer`,
-`prediction`, `supports` (numbers of sentences from 0, or null) and `attention` `[hops][sentences]`.
+`prediction`, `supports` (numbers from 0, or null) and `attention` `[hops][sentences]`. A story is what there was to
+read: sentences of a Memory Network, entries that were retrieved for a reader, slots of an NTM, a DNC or a SAM.
 """
 
 from __future__ import annotations

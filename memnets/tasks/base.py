@@ -32,6 +32,21 @@ class Criterion(NamedTuple):
         return value <= self.threshold if self.mode == "min" else value >= self.threshold
 
 
+class Texts(NamedTuple):
+    """What a batch of one question says, for pictures.
+
+    Attributes:
+        query: the question, without a mark at its end.
+        items: what each item says that a model's attention weighs, a story's sentences or what was retrieved; "" of
+            padding. Empty where a model reads the story as a sequence: then nothing but its memory has items.
+        answers: what each class says.
+    """
+
+    query: str
+    items: Sequence[str]
+    answers: Sequence[str]
+
+
 class Task(ABC):
     """Data, loss and metrics of one problem. Subclasses are frozen dataclasses whose fields are the YAML's keys."""
 
@@ -84,6 +99,10 @@ class Task(ABC):
     @abstractmethod
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:
         """Metrics as sums and counts, so that batches and processes add up exactly."""
+
+    def texts(self, batch: Batch) -> Texts | None:
+        """Return what a batch of one question says; None of a task that has no words for it."""
+        return None
 
     def derived_metrics(self, means: dict[str, float]) -> dict[str, float]:
         """Return what is no mean itself but follows from the means over a split: the perplexity from the loss."""
