@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from memnets.contracts import Batch, Ratio, Spec, Split
@@ -98,7 +98,18 @@ class Task(ABC):
 
     @abstractmethod
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:
-        """Metrics as sums and counts, so that batches and processes add up exactly."""
+        """Metrics as sums and counts, so that batches and processes add up exactly.
+
+        So do a batch's rows (`Batch.rows`), as their losses: examples can be judged one by one, to be resampled.
+        """
+
+    def retrieval_ranks(self, split: Split) -> Sequence[Int[Tensor, " found"]]:
+        """Return the rank, from 1, that a split's questions each find their entry at among all of the memory's.
+
+        One number each, none where the entry can't be read (`memnets.retrieval.ranking`). () of a task that retrieves
+        nothing, or does not know what it should.
+        """
+        return ()
 
     def texts(self, batch: Batch) -> Texts | None:
         """Return what a batch of one question says; None of a task that has no words for it."""

@@ -18,6 +18,7 @@ from memnets.retrieval.base import ExternalMemory, Queries, Relevance
 from memnets.retrieval.encoder import Encoder, HashedEncoder
 from memnets.retrieval.entries import Entry
 from memnets.retrieval.question import Question
+from memnets.retrieval.ranking import gold_ranks
 from memnets.retrieval.relevance import Dense
 from memnets.retrieval.selection import Selected, Selection, TopK
 from memnets.retrieval.sequence_memory import SequenceMemory
@@ -130,8 +131,13 @@ class PeopleQA(Task):
         return class_loss(outputs, batch)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:
-        """Share of questions, between 0 and 1, answered right: exact match."""
+        """Share of questions, between 0 and 1, answered right: exact match, and F1 too, as answers are one word."""
         return {"accuracy": class_accuracy(outputs, batch)}
+
+    def retrieval_ranks(self, split: Split) -> list[Tensor]:
+        """Rank of the fact that is asked for, among everybody's."""
+        scores = scores_of(self, split)
+        return gold_ranks(scores, F.one_hot(asked_of(self, split).gold, scores.shape[1]).bool())
 
     def texts(self, batch: Batch) -> Texts:
         """Return the question, told by its vector, and of each item the fact it belongs to."""
