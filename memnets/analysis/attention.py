@@ -133,9 +133,14 @@ def _draw(axes: Axes, shown: Attention, rows: list[int]) -> Any:
         colour = "white" if value > 0.6 else "black"
         axes.text(hop + 0.5, place + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
     left_out = len(shown.story) - len(rows)
-    note = f"; {left_out} sentences of less weight not shown" if left_out else ""
-    axes.set_title(f"{shown.query}?\n{shown.prediction} ({shown.verdict}){note}", loc="right")
+    note = f"\n{left_out} more of less weight not shown" if left_out else ""
+    axes.set_title(f"{_end(shown.query)}?\n{shown.prediction} ({shown.verdict}){note}", loc="right")
     return image
+
+
+def _end(text: str, most: int = 50) -> str:
+    """Return the last words: of a story read as one sequence, those that ask."""
+    return textwrap.shorten(text[::-1], most, placeholder=" …")[::-1]
 
 
 def _label(shown: Attention, row: int) -> str:

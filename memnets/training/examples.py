@@ -35,7 +35,8 @@ class Examples:
 
     Attributes:
         answers: metrics of the task, the loss first, and how many supporting facts are found.
-        memory: how the model's own memory, or what was retrieved for it, is used (`Block.use`).
+        memory: how the model's own memory, or what was retrieved for it, is used (`Block.use`): of one that is written
+            step by step after the last, padding of the batch's shorter sequences included.
     """
 
     def __init__(self, model: SequenceModel, task: Task) -> None:
