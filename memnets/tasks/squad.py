@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from memnets.files import data_root
 from memnets.retrieval.base import Relevance
 from memnets.retrieval.encoder import Encoder, HashedEncoder
 from memnets.retrieval.passages import SPECIAL, Passages, best_spans, joined, stacked
+from memnets.retrieval.ranking import gold_ranks
 from memnets.retrieval.relevance import Oracle
 from memnets.retrieval.selection import Selected, Selection, TopK
 from memnets.retrieval.tokenizer import HashedTokenizer, Tokenizer
@@ -149,6 +151,13 @@ class SquadReading(Task):
             name: ratio(torch.tensor([score(*pair) for pair in zip(answers, references, strict=True)]).double())
             for name, score in scores.items()
         }
+
+    def retrieval_ranks(self, split: Split) -> list[Tensor]:
+        """Rank of the paragraph that was asked about, among all of the file's."""
+        numbers = asked_of(self, split).numbers
+        scores = paragraph_scores(self.data.squad, numbers, self.relevance, self.encoder)
+        gold = torch.tensor([self.data.squad.questions[number].paragraph for number in numbers])
+        return gold_ranks(scores, F.one_hot(gold, scores.shape[1]).bool())
 
     def answers(self, outputs: Float[Tensor, "batch 2 places"], batch: Batch) -> list[str]:
         """Return the text of each question's best span."""
