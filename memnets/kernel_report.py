@@ -20,7 +20,8 @@ from triton.runtime.jit import mangle_type
 from memnets.kernels import triton as kernels
 from memnets.kernels.triton.launch import Launch, interpreting, recorded
 from memnets.ops.backend import use_backend
-from memnets.ops.cases import Case, Sizes, cases
+from memnets.ops.cases import Case, cases
+from memnets.ops.draw import Sizes
 from memnets.ops.ntm_sequence import HeadScheme, NTMSequenceState, ntm_sequence
 from memnets.ops.sequence import SequenceWeights
 

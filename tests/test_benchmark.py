@@ -23,7 +23,8 @@ from memnets.benchmark.steps import STEPS
 from memnets.benchmark.stories import STORY_SIZES, STORY_STEPS
 from memnets.benchmark.timing import Seconds, in_turns, threads
 from memnets.ops.backend import current_backend, use_backend
-from memnets.ops.cases import OPS, Op, Sizes, cases
+from memnets.ops.cases import OPS, Op, cases
+from memnets.ops.draw import Sizes
 from memnets.ops.erase_add import read_and_write, read_and_write_reference
 
 FIRST = ["case", "batch", "threads", "reference_ms", "kernel_ms", "ratio", "gflops", "percent_of_peak"]

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from memnets.ops.cases import OPS, Draw, Sizes
+from memnets.ops.cases import OPS
 from memnets.ops.content_address import content_address
+from memnets.ops.draw import Draw, Sizes
 from memnets.ops.erase_add import erase_add, read
 from memnets.ops.read_slots import gather_slots, read_slots
 from memnets.ops.shift_sharpen import circular_shift, interpolate, sharpen, shift_sharpen

@@ -17,7 +17,8 @@ from torch.testing import assert_close
 from memnets.kernel_report import SEQUENCE, kernel_names
 from memnets.kernels.triton import launch
 from memnets.ops.backend import BackendError, use_backend
-from memnets.ops.cases import OPS, SIZES, Case, Sizes, cases
+from memnets.ops.cases import OPS, Case, cases
+from memnets.ops.draw import SIZES, Sizes
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KERNELS = kernel_names()

@@ -11,8 +11,9 @@ from torch.testing import assert_close
 from memnets.kernels.triton import content_address as content_kernel
 from memnets.kernels.triton import launch
 from memnets.ops.backend import use_backend
-from memnets.ops.cases import Case, Sizes
+from memnets.ops.cases import Case
 from memnets.ops.content_address import content_address, content_read
+from memnets.ops.draw import Sizes
 from memnets.ops.shift_sharpen import shift_sharpen
 
 

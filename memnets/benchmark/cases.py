@@ -14,7 +14,8 @@ from memnets.benchmark.problem import Problem, Step, nbytes
 from memnets.benchmark.steps import BATCHES, STEPS, training_step
 from memnets.benchmark.stories import BATCH, STORY_SIZES, STORY_STEPS, story_step
 from memnets.ops.backend import use_backend
-from memnets.ops.cases import OPS, Case, Sizes
+from memnets.ops.cases import OPS, Case
+from memnets.ops.draw import Sizes
 
 OP_SIZES = (
     Sizes(batch=64, heads=2, slots=128, word=20, time=8, k=4),

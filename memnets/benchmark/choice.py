@@ -10,7 +10,7 @@ import torch
 
 from memnets.analysis.arguments import UsageError, read_arguments
 from memnets.benchmark.cases import names, sizes_of
-from memnets.ops.cases import Sizes
+from memnets.ops.draw import Sizes
 
 DEFAULTS = {
     "case": "",

@@ -15,7 +15,7 @@ from memnets.benchmark.counting import kept_bytes, kernel_bytes, matrix_flops, r
 from memnets.benchmark.problem import Problem, Step
 from memnets.benchmark.timing import Seconds, copy, copy_bytes, in_turns, product, product_flops, threads
 from memnets.ops.backend import Backend, use_backend
-from memnets.ops.cases import Sizes
+from memnets.ops.draw import Sizes
 from memnets.training.logger import environment
 
 Values = dict[str, Any]

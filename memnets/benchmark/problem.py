@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from memnets.ops.cases import Sizes
+from memnets.ops.draw import Sizes
 
 Step = Callable[[], None]
 

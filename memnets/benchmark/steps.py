@@ -15,7 +15,7 @@ from memnets.models.base import SequenceModel
 from memnets.models.dnc import DNC
 from memnets.models.ntm import NTM
 from memnets.models.sam import SAM
-from memnets.ops.cases import Sizes
+from memnets.ops.draw import Sizes
 
 BATCHES = (1, 16, 64)
 INPUTS, OUTPUTS, HIDDEN = 9, 8, 100

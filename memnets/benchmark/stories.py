@@ -10,7 +10,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from memnets.benchmark.problem import Problem, Step, nbytes
 from memnets.contracts import Spec, Story
 from memnets.models.memn2n import MemN2N
-from memnets.ops.cases import Sizes
+from memnets.ops.draw import Sizes
 
 BATCH = 32
 STORY_SIZES = tuple(
