@@ -16,12 +16,14 @@ from memnets.contracts import Batch, Ratio, Spec, Split
 from memnets.files import data_root
 from memnets.retrieval.base import Relevance
 from memnets.retrieval.encoder import Encoder, HashedEncoder
-from memnets.retrieval.passages import SPECIAL, Passages, best_spans, joined, stacked
+from memnets.retrieval.passages import SPECIAL, Passages, SpanRules, best_spans, joined, stacked
 from memnets.retrieval.relevance import Oracle
 from memnets.retrieval.selection import Selected, Selection, TopK
 from memnets.retrieval.tokenizer import HashedTokenizer, Tokenizer
+from memnets.retrieval.vector_memory import VectorMemory
 from memnets.tasks.base import Task, class_loss, generator, ratio
-from memnets.tasks.squad_relevance import paragraph_scores
+from memnets.tasks.served import Served
+from memnets.tasks.squad_relevance import article_memory, paragraph_scores
 from memnets.tasks.squad_scores import exact_match, f1
 from memnets.tasks.squad_tokens import SquadTokens, squad_tokens
 
@@ -72,6 +74,7 @@ class SquadReading(Task):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ("exact_match", "f1")
+    memory: ClassVar[type[VectorMemory]] = VectorMemory
 
     file: str = "dev-v1.1"
     tokenizer: Tokenizer = field(default_factory=HashedTokenizer)
@@ -176,6 +179,17 @@ class SquadReading(Task):
             type(own).__name__.lower(): replace(self, relevance=own, test_relevances=()) for own in self.test_relevances
         }
         return {"test": self, **others}
+
+    @property
+    def spans(self) -> SpanRules:
+        """How the test reads, and chooses among spans."""
+        return SpanRules(self.tokenizer, self.max_tokens, self.max_question, self.max_answer, self.relevance_weight)
+
+    def served(self) -> Served:
+        """All paragraphs of the file, and the first question of the test."""
+        data = self.data
+        first = data.asked(data.titles("test", self.num_validation_articles, self.num_test_articles))[0]
+        return Served(article_memory(data.squad, self.encoder), data.squad.questions[first].text)
 
     def _read(self, asked: Asked, places: np.ndarray, random: np.random.Generator | None) -> Batch:
         """Return the questions at some places of a split, joined to their passages; training brings random numbers."""
