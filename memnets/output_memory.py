@@ -43,6 +43,7 @@ class Wanted:
         size: entries of the cache.
         k: neighbours of a step in the datastore.
         entries: of the datastore, read from the training text's streams until there are so many; None: all of it.
+        probes: of the cells that FAISS sorts the datastore into, how many are looked into; None: search is exact.
         overrides: of the run's configuration.
     """
 
@@ -51,6 +52,7 @@ class Wanted:
     size: int = 2000
     k: int = 64
     entries: int | None = None
+    probes: int | None = None
     overrides: list[str] = field(default_factory=list)
 
 
@@ -81,7 +83,8 @@ def measure(wanted: Wanted, console: Console | None = None) -> list[Measured]:
     Raises:
         ConfigError, CheckpointError, DataError: as `read_language_model`.
         DatastoreError: the run's datastore is damaged, or was built from other weights, text or number of entries.
-        ValueError: an unknown kind, or a size, k or number of entries below 1 or too large.
+        ValueError: an unknown kind, or a size, k, number of entries or of probes below 1 or too large.
+        ImportError: probes without FAISS.
     """
     if wanted.kind not in ("cache", "knn_lm", "both"):
         raise ValueError(f"kind={wanted.kind}: choose cache, knn_lm or both")
@@ -127,7 +130,7 @@ def _datastore(trained: TrainedLanguageModel, wanted: Wanted, console: Console) 
     origin = {"weights": weights_hash(trained.model), "text": text, "entries": entries}
     if not folder.exists():
         Datastore(*read_entries(trained, entries, console), k=wanted.k).save(folder, origin)
-    return Datastore.load(folder, origin, wanted.k)
+    return Datastore.load(folder, origin, wanted.k, wanted.probes)
 
 
 @torch.no_grad()
@@ -230,7 +233,13 @@ def loss(
 
 def _append(trained: TrainedLanguageModel, wanted: Wanted, rows: Sequence[Measured]) -> None:
     """Add a line to the run's evaluations."""
-    settings = {"kind": wanted.kind, "size": wanted.size, "k": wanted.k, "entries": wanted.entries}
+    settings = {
+        "kind": wanted.kind,
+        "size": wanted.size,
+        "k": wanted.k,
+        "entries": wanted.entries,
+        "probes": wanted.probes,
+    }
     line: dict[str, Any] = {"checkpoint": trained.checkpoint.name, "overrides": wanted.overrides, "date": now()}
     line["output_memory"] = {**settings, "rows": [_plain(row) for row in rows]}
     with (trained.folder / "evaluations.jsonl").open("a") as file:

@@ -70,6 +70,14 @@ class TestRecall:
             expected = float(weights[words[nearest] == ids[step]].sum())
             assert float(found["knn_lm"][0, step].exp()) == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
+    def test_few_probes_are_what_measure_passes_on(self, trained):
+        """All cells: as exact search."""
+        pytest.importorskip("faiss")
+        exact, probed = (measure(Wanted(trained.folder, "knn_lm", k=3, probes=n), QUIET) for n in (None, 1000))
+        assert probed[1].test == pytest.approx(exact[1].test, rel=1e-4)
+        written = (trained.folder / "evaluations.jsonl").read_text().splitlines()
+        assert [json.loads(line)["output_memory"]["probes"] for line in written] == [None, 1000]
+
     def test_entries_are_what_the_head_reads_before_each_word(self, folder):  # noqa: F811
         """In one stream they are those of the whole text read at once, and so many of them as were asked for."""
         trained = read_language_model(folder, ["trainer.eval_batch_size=1", "task.eval_segment_length=7"])
