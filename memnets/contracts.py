@@ -107,6 +107,10 @@ class Batch:
         """Return the batch with all its tensors on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
+    def rows(self, where: slice) -> Batch:
+        """Return some of the sequences, stories or questions."""
+        return self._map(lambda tensor: tensor[where])
+
     def labelled(self) -> Batch:
         """Return the places the loss counts at as rows of one step, in the order of `targets[mask]`; without inputs."""
 

@@ -16,6 +16,7 @@ from memnets.tasks.base import SPLITS, Task
 from memnets.training import checkpoint
 from memnets.training.distributed import processes
 from memnets.training.evaluation import evaluate
+from memnets.training.examples import Examples, Measured, Stages
 from memnets.training.logger import now
 from memnets.training.references import references
 from memnets.training.run import find_checkpoint
@@ -34,10 +35,15 @@ class Evaluation:
 
 
 class Evaluated(NamedTuple):
-    """Metrics by test set, and what those of the first are compared with (`training.references`)."""
+    """Metrics by test set, what those of the first are compared with (`training.references`), and intervals.
+
+    `stages`, by test set, hold the metrics once more, with intervals, and further ones (`training.examples`); of
+    several processes, each of which sees its own examples only, just the metrics.
+    """
 
     metrics: dict[str, dict[str, float]]
     references: dict[str, dict[str, float]]
+    stages: dict[str, Stages]
 
 
 def evaluate_checkpoint(wanted: Evaluation) -> Evaluated:
@@ -46,7 +52,7 @@ def evaluate_checkpoint(wanted: Evaluation) -> Evaluated:
     Raises:
         ConfigError: no such folder, split or key.
         CheckpointError: no checkpoint, or a damaged one.
-        ValueError: the task has no length.
+        ValueError: the task has no length, or the split no examples.
     """
     if wanted.split not in SPLITS:
         raise ConfigError([Problem("split", f"expected one of {', '.join(SPLITS)}, not {wanted.split!r}")])
@@ -60,7 +66,13 @@ def evaluate_checkpoint(wanted: Evaluation) -> Evaluated:
         restore_model(checkpoint.load(path, group.device), model, averaged=True)
         bfloat16 = experiment.trainer.precision == "bfloat16"
         sets, size = _sets(experiment.task, wanted), experiment.trainer.eval_batch_size
-        results = {name: evaluate(model, task, split, size, group, bfloat16) for name, task in sets.items()}
+        results, stages, counts = {}, {}, {}
+        for name, task in sets.items():
+            examples = Examples(model, task) if group.count == 1 else None
+            results[name] = evaluate(model, task, split, size, group, bfloat16, examples)
+            stages[name] = {"answers": {key: Measured(value) for key, value in results[name].items()}}
+            if examples is not None:
+                stages[name], counts[name] = examples.stages(split, results[name]), len(examples.answers)
         compared = references(next(iter(sets.values())), split, size)
         (folder / "evaluation").mkdir(exist_ok=True)
         write_trace(model, _longest(experiment.task, wanted), folder / "evaluation", group.device)
@@ -70,11 +82,13 @@ def evaluate_checkpoint(wanted: Evaluation) -> Evaluated:
         "overrides": wanted.overrides,
         "date": now(),
         "metrics": results,
+        "references": compared,
+        "examples": counts,
+        "stages": stages,
     }
-    row["references"] = compared
     with (folder / "evaluations.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
-    return Evaluated(results, compared)
+    return Evaluated(results, compared, stages)
 
 
 def _sets(task: Task, wanted: Evaluation) -> dict[str, Task]:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from memnets.analysis.retrievals import RetrievalRecord
+from memnets.intervals import bootstrap_interval
 from memnets.retrieval.base import ExternalMemory, Queries, Relevance
 from memnets.retrieval.best_sentence import BestSentence
 from memnets.retrieval.encoder import Encoder
 from memnets.retrieval.lexical import BM25, TfIdf
-from memnets.retrieval.ranking import bootstrap_interval, gold_ranks, ndcg_at, recall_at, reciprocal_rank
+from memnets.retrieval.ranking import gold_ranks, ndcg_at, recall_at, reciprocal_rank
 from memnets.retrieval.relevance import Dense, Hybrid, Oracle, Random
 from memnets.retrieval.vector_memory import VectorMemory
 from memnets.retrieval.words import EnglishWords
@@ -23,6 +24,9 @@ from memnets.tasks.squad_relevance import paragraph_memory
 
 AT_ONCE = 256
 """Queries scored together."""
+
+NUM_SAMPLES = 2000
+"""Samples of the recorded intervals."""
 
 BY_WORDS = ("bm25", "bm25_plain", "bm25_okapi", "tfidf", "random", "oracle")
 """Relevances that look at no vectors."""
@@ -74,7 +78,9 @@ def measure_retrieval(
         seconds += time.perf_counter() - started
         ranks += gold_ranks(scores, _gold(memory, part))
     first, five, reciprocal = recall_at(ranks, 1), recall_at(ranks, 5), reciprocal_rank(ranks)
-    (low_1, high_1), (low_5, high_5), (low, high) = map(bootstrap_interval, (first, five, reciprocal))
+    (low_1, high_1), (low_5, high_5), (low, high) = (
+        bootstrap_interval(values, num_samples=NUM_SAMPLES) for values in (first, five, reciprocal)
+    )
     return RetrievalRecord(
         corpus=corpus,
         relevance=name,

@@ -23,7 +23,7 @@ from rich.table import Table
 from memnets.analysis.arguments import UsageError, number
 from memnets.check import ConfigError
 from memnets.memory.output.datastore import DatastoreError
-from memnets.output_memory import Measured, Wanted, measure
+from memnets.output_memory import Result, Wanted, measure
 from memnets.tasks.base import DataError
 from memnets.training.checkpoint import CheckpointError
 
@@ -47,15 +47,17 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def show(rows: list[Measured]) -> None:
+def show(result: Result) -> None:
     table = Table("", "validation", "test", "gain", "share", "strength")
-    for row in rows:
+    for row in result.rows:
         name = " + ".join(["model", *(NAMES[name] for name in row.memories)])
         shares = ", ".join(f"{one.share:g}" for one in row.memories.values())
         strengths = ", ".join(f"{one.strength:.3g}{'*' * one.at_edge}" for one in row.memories.values())
-        gain = f"{row.test / rows[0].test - 1:+.1%}"
+        gain = f"{row.test / result.rows[0].test - 1:+.1%}"
         table.add_row(name, f"{row.validation:.2f}", f"{row.test:.2f}", gain, shares, strengths)
     Console().print(table)
+    if result.search_recall < 1:
+        print(f"of nearest entries {result.search_recall:.1%} were found (first segment of validation)")
 
 
 if __name__ == "__main__":

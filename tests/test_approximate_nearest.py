@@ -35,6 +35,15 @@ def test_few_cells_miss_some_and_never_what_is_equal():
     assert not places.equal(nearest(keys(), keys(), 5)[1])
 
 
+def test_recall_is_the_share_of_the_nearest_that_are_found():
+    few, all_of_them = (Datastore(keys(), torch.arange(400), 5, num_probes=n) for n in (1, 1000))
+    exact = nearest(keys(50, seed=1), keys(), 5)[1]
+    found = few.read(keys(50, seed=1)[None], ()).words[0]
+    shared = sum(len(set(a) & set(b)) for a, b in zip(exact.tolist(), found.tolist(), strict=True)) / 250
+    assert few.search_recall(keys(50, seed=1)) == pytest.approx(shared)
+    assert shared < 1 == all_of_them.search_recall(keys(50, seed=1))
+
+
 def test_where_cells_hold_fewer_than_k_nothing_is_recalled():
     store = Datastore(keys(16), torch.arange(16), k=16, num_probes=1)
     recalled = store.read(keys(16)[None], ())

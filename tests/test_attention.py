@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,6 +89,13 @@ class TestFigure:
         assert second.get_title(loc="right") == "Where is Mary?\nhall (right)"
         np.testing.assert_allclose(first.collections[0].get_array(), WEIGHTS.T)
 
+    def test_of_a_long_question_the_end_is_shown(self, shown):
+        asked = replace(shown[0], query="mary went to the hall " * 30 + "where is John")
+        title = attention([asked]).axes[0].get_title(loc="right").splitlines()[0]
+        assert title.startswith("… ")
+        assert title.endswith(" hall where is John?")
+        assert 40 < len(title) <= 51
+
     def test_one_question_and_three(self, shown):
         for questions in (shown[:1], [*shown, shown[0]]):
             assert pixels(png(attention(questions, "three")))[..., :3].std() > 0.05
@@ -98,7 +106,7 @@ class TestFigure:
         assert {2, 40, *range(10, 15)} <= set(rows)
         assert rows == sorted(rows)
         title = attention([long_story()]).axes[0].get_title(loc="right")
-        assert title.endswith(f"{50 - MOST_SENTENCES} sentences of less weight not shown")
+        assert title.endswith(f"{50 - MOST_SENTENCES} more of less weight not shown")
 
 
 class TestPage:

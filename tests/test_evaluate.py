@@ -30,13 +30,14 @@ def test_a_checkpoint_gives_the_numbers_its_training_ended_with(folder: Path) ->
 
 
 def test_other_lengths_and_settings(folder: Path) -> None:
-    results, references = evaluate_checkpoint(
+    results, references, stages = evaluate_checkpoint(
         Evaluation(folder / "checkpoints" / "step_00000006", "train", [2, 7], ["task.eval_sequences=4"])
     )
     assert list(results) == ["length_2", "length_7"]
     row = json.loads((folder / "evaluations.jsonl").read_text().splitlines()[-1])
     assert row["metrics"] == results
     assert row["references"] == references
+    assert row["stages"].keys() == row["examples"].keys() == stages.keys() == results.keys()
     assert row["checkpoint"] == "step_00000006"
 
 

@@ -1,4 +1,4 @@
-"""Recall, reciprocal rank and nDCG against a loop over sorted rows, and intervals against what they must hold."""
+"""Recall, reciprocal rank and nDCG against a loop over sorted rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memnets.retrieval.ranking import bootstrap_interval, gold_ranks, ndcg_at, recall_at, reciprocal_rank
+from memnets.retrieval.ranking import gold_ranks, ndcg_at, recall_at, reciprocal_rank
 
 
 @st.composite
@@ -58,17 +58,3 @@ def test_refuses_what_has_no_rank():
         gold_ranks(torch.zeros(2, 2), torch.tensor([[True, False], [False, False]]))
     with pytest.raises(ValueError, match="is no number"):
         gold_ranks(torch.tensor([[math.nan]]), torch.tensor([[True]]))
-    with pytest.raises(ValueError, match="no queries"):
-        bootstrap_interval(torch.tensor([]))
-
-
-def test_interval_holds_the_mean_and_narrows_with_more_queries():
-    generator = torch.Generator().manual_seed(0)
-    values = (torch.rand(4000, generator=generator) < 0.3).float()
-    for count in (100, 4000):
-        low, high = bootstrap_interval(values[:count])
-        deviation = math.sqrt(0.3 * 0.7 / count)
-        assert low < values[:count].mean() < high
-        assert 3 * deviation < high - low < 5 * deviation  # 2 x 1.96
-    assert bootstrap_interval(values[:50], seed=1) == bootstrap_interval(values[:50], seed=1)
-    assert bootstrap_interval(torch.ones(9)) == (1, 1)

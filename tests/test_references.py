@@ -95,7 +95,7 @@ class TestRun:
         assert script("evaluate").main([f"checkpoint={folder}", "lengths=6,7"]) == 0
         lines = [line.split() for line in capsys.readouterr().out.splitlines()]
         rows = {line[1]: line[2:] for line in lines if len(line) > 2 and line[0] == "│"}
-        assert list(rows) == ["length_6", "length_7", "chance", "oracle"]
+        assert list(rows) == ["length_6", "from", "to", "length_7", "chance", "oracle"]
         names = next(line for line in lines if "remote_accuracy" in line)
         found = {name: [cell for cell in rows[name] if cell != "│"] for name in ("chance", "oracle")}
         columns = [name for name in names if name not in ("┃", "set")]

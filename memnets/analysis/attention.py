@@ -1,7 +1,8 @@
-"""What a memory network looked at on its way to its answers: hops over sentences, beside the true supporting facts.
+"""What a model looked at on its way to its answers: hops over what it read, beside the true supporting facts.
 
 A run leaves `attention.json` in its folder: a list of test questions, each with `story`, `query`, `answer`,
-`prediction`, `supports` (numbers of sentences from 0, or null) and `attention` `[hops][sentences]`.
+`prediction`, `supports` (numbers from 0, or null) and `attention` `[hops][sentences]`. A story is what there was to
+read: sentences of a Memory Network, entries that were retrieved for a reader, slots of an NTM, a DNC or a SAM.
 """
 
 from __future__ import annotations
@@ -132,9 +133,14 @@ def _draw(axes: Axes, shown: Attention, rows: list[int]) -> Any:
         colour = "white" if value > 0.6 else "black"
         axes.text(hop + 0.5, place + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
     left_out = len(shown.story) - len(rows)
-    note = f"; {left_out} sentences of less weight not shown" if left_out else ""
-    axes.set_title(f"{shown.query}?\n{shown.prediction} ({shown.verdict}){note}", loc="right")
+    note = f"\n{left_out} more of less weight not shown" if left_out else ""
+    axes.set_title(f"{_end(shown.query)}?\n{shown.prediction} ({shown.verdict}){note}", loc="right")
     return image
+
+
+def _end(text: str, most: int = 50) -> str:
+    """Return the last words: of a story read as one sequence, those that ask."""
+    return textwrap.shorten(text[::-1], most, placeholder=" …")[::-1]
 
 
 def _label(shown: Attention, row: int) -> str:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of what a memory network looked at: a table of shaded weights per question."""
+"""One self-contained HTML page of what a model looked at in its memory: a table of shaded weights per question."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_attention_page(questions: Sequence[Attention], path: Path, title: str)
 
 def attention_page(questions: Sequence[Attention], title: str) -> str:
     """Return the whole page."""
-    words = "Shaded: the weight of each sentence in each hop. ● marks the facts that truly support the answer."
+    words = "Shaded: the weight of each thing read in each hop. ● marks the facts that truly support the answer."
     body = "".join(map(_section, questions))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -46,7 +46,7 @@ def _section(shown: Attention) -> str:
         told += f"; some hop looks most at {len(shown.found)} of {len(shown.supports)} supporting facts"
     hops = "".join(f'<th class="weight" scope="col">hop {hop + 1}</th>' for hop in range(len(shown.weights)))
     rows = "".join(_row(shown, row) for row in range(len(shown.story)))
-    head = f'<thead><tr><th></th><th scope="col">sentence</th>{hops}</tr></thead>'
+    head = f'<thead><tr><th></th><th scope="col">read</th>{hops}</tr></thead>'
     table = f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>'
     return f"<section><h2>{escape(shown.query)}?</h2><p>{told}</p>{table}</section>"
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from memnets.memory.block import Block, slots_block
 
 
 class Access(nn.Module, ABC):
@@ -34,6 +37,22 @@ class Access(nn.Module, ABC):
         self, controller_output: Float[Tensor, "batch hidden"], state: Any
     ) -> tuple[Float[Tensor, "batch read_heads word"], Any]:
         """Read vectors, and the state after this step's writes."""
+
+    def block(self, state: Any) -> Block:
+        """Return what the memory holds after a step, each slot with its weight in the last read, mean over heads.
+
+        Read weights are those over the memory that the heads saw: an NTM's read before the step's writes.
+        """
+        return slots_block(state.memory, self.held(state), self.read_weights(state))
+
+    def held(self, state: Any) -> Bool[Tensor, "batch slots"]:
+        """Which slots hold something, as far as the mechanism knows: all, unless an access says otherwise."""
+        return torch.ones_like(state.memory[..., 0], dtype=torch.bool)
+
+    def read_weights(self, state: Any) -> Float[Tensor, "batch read_heads slots"]:
+        """Weights of the last read over the slots of `state.memory`."""
+        weights: Tensor = state.read_weights
+        return weights
 
     def emitted(self, controller_output: Float[Tensor, "batch hidden"]) -> dict[str, Float[Tensor, "batch heads ..."]]:
         """What the heads emit at a step, by name, for pictures: nothing unless an access says so.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from memnets.memory.access import Access, check_sizes, make_interface
@@ -22,6 +22,9 @@ TRACED = (
     "link_sharpening",
 )
 """What the heads emit that says something by itself, unlike a key."""
+
+IN_USE = 0.05
+"""Usage from which on a slot is said to hold something: a write by content leaves a little everywhere."""
 
 
 class DNCAccessState(NamedTuple):
@@ -99,6 +102,11 @@ class DNCAccess(Access):
         read_weights = addressing.read_weights(emitted, memory, link, state.read_weights)
         after = DNCAccessState(memory, usage, precedence_weights, link, read_weights, write_weights)
         return read(memory, read_weights), after
+
+    def held(self, state: DNCAccessState) -> Bool[Tensor, "batch slots"]:
+        """Slots in use by more than `IN_USE`; the state's usage is that before the step's write, which counts too."""
+        written = state.write_weights[:, 0]
+        return state.usage + (1 - state.usage) * written > IN_USE
 
     def emitted(self, controller_output: Float[Tensor, "batch hidden"]) -> dict[str, Float[Tensor, "batch heads ..."]]:
         """What the heads emit at a step, by name, for pictures: those of `TRACED` that there are.

@@ -62,6 +62,17 @@ class SAMAccess(Access):
         state = with_room(state, 1, self.scheme.memory_size)
         return access_step(self.interface(controller_output), state, self.scheme.threshold)
 
+    def held(self, state: SAMAccessState) -> Bool[Tensor, "batch touched"]:
+        """Slots that were written: they start at zero, and writing over one erases it first."""
+        return (state.memory != 0).any(-1)
+
+    def read_weights(self, state: SAMAccessState) -> Float[Tensor, "batch heads touched"]:
+        """Weights of the last read over the slots that are there; before the first step heads are at others, with 0."""
+        slots, touched = state.read_slots, state.memory.shape[1]
+        size = max(touched, 1 + int(slots.max()))
+        dense = state.read_weights.new_zeros(*slots.shape[:2], size).scatter_add(2, slots, state.read_weights)
+        return dense[..., :touched]
+
     def emitted(self, controller_output: Float[Tensor, "batch hidden"]) -> dict[str, Float[Tensor, "batch heads ..."]]:
         """Strength and gates of every head, by name, for pictures."""
         raw = split_heads(self.interface(controller_output), self.num_read_heads)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from memnets.contracts import Kind, Ratio, Spec, reset_rows
 from memnets.memory.access import Access
+from memnets.memory.block import Block
 from memnets.ops.backend import use_backend
 
 
@@ -65,6 +66,13 @@ class SequenceModel(nn.Module, ABC):
 
     def attention(self, inputs: Any) -> Tensor | None:
         """Weights `[batch hops sentences]` over a story's sentences; None for a model without any."""
+        return None
+
+    def block(self, inputs: Any, state: Any) -> Block | None:
+        """What the model's memory holds once it has read the inputs and is in `state`; None for a model without such.
+
+        Scores are the weights of its last read: mean over heads; of hops one after the other, the last.
+        """
         return None
 
     def gauges(self, inputs: Any, state: Any = None) -> dict[str, Ratio]:

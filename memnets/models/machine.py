@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from memnets.contracts import Spec
 from memnets.memory.access import Access
+from memnets.memory.block import Block
 from memnets.models.base import InputLayer, SequenceModel, check_spec
 from memnets.models.controller import Controller
 from memnets.models.fused import FusedSequence, run_fused
@@ -104,6 +105,10 @@ class Machine(SequenceModel):
         run = recomputed(self._run) if self.recompute else self._run
         features, state = run(seen, state)
         return self.output(features), state
+
+    def block(self, inputs: Any, state: MachineState) -> Block:
+        """The slots, with the weights of the last step's read."""
+        return self.cell.access.block(state.access)
 
     def compiled_part(self) -> nn.Module:
         """Return the step: compiling the loop would compile once per sequence length. A sequence kernel bypasses it."""

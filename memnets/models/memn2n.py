@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from memnets.contracts import Spec, Story
 from memnets.memory.attention_score import AttentionScore, DotScore, ScaledDotScore
+from memnets.memory.block import Block, slots_block
 from memnets.memory.memory_network import (
     PaddedEmbedding,
     SentenceEmbedding,
@@ -122,6 +123,12 @@ class MemN2N(SequenceModel):
     def attention(self, inputs: Story) -> Float[Tensor, "batch hops sentences"]:
         """Weights p of each hop over the sentences (equation 1)."""
         return torch.stack(self._hops(inputs, self._ages(inputs.story))[1], dim=1)
+
+    def block(self, inputs: Story, state: Any = None) -> Block:
+        """What the last hop read: a slot for each sentence, with that hop's weight; empty memories are padding."""
+        age = self._ages(inputs.story)
+        weights = self._hops(inputs, age)[1][-1]
+        return slots_block(self._tables()[-1].slots(inputs.story, age), is_told(inputs.story), weights[:, None])
 
     def _ages(self, story: Tensor) -> Tensor:
         age = ages(story)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from memnets.contracts import Spec
+from memnets.memory.block import Block
 from memnets.models.base import SequenceModel, check_spec
 from memnets.retrieval.integration import Integration, Pointer
 from memnets.retrieval.question import Question
@@ -44,3 +45,8 @@ class RetrievalReader(SequenceModel):
         """Weights over what was retrieved, in each hop; None of an integration without any."""
         weights: Tensor | None = self.integration.attention(inputs.query, inputs.block)
         return weights
+
+    def block(self, inputs: Question, state: Any = None) -> Block | None:
+        """What was retrieved, with its weights, mean over hops, as scores; None where nothing is attended to."""
+        weights = self.attention(inputs)
+        return None if weights is None else inputs.block._replace(scores=weights.mean(1))

@@ -56,19 +56,7 @@ def _gain(ranks: Tensor) -> float:
     return float((1 / torch.log2(1 + ranks.double())).sum())
 
 
-def bootstrap_interval(
-    values: Float[Tensor, " queries"], level: float = 0.95, num_samples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Return a confidence interval of the mean: percentiles of the means of queries drawn with replacement.
-
-    Raises:
-        ValueError: there are no values.
-    """
-    if not len(values):
-        raise ValueError("there is nothing to draw from: no queries")
-    generator = torch.Generator().manual_seed(seed)
-    means = torch.stack(
-        [values[torch.randint(len(values), (len(values),), generator=generator)].mean() for _ in range(num_samples)]
-    )
-    low, high = torch.quantile(means.double(), torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64))
-    return float(low), float(high)
+def retrieval_metrics(ranks: Sequence[Tensor]) -> dict[str, Float[Tensor, " queries"]]:
+    """Return recall at 1, 5 and 20, reciprocal rank and nDCG at 10 of queries that one row answers, each its own."""
+    recalls = {f"recall_{k}": recall_at(ranks, k) for k in (1, 5, 20)}
+    return recalls | {"mrr": reciprocal_rank(ranks), "ndcg_10": ndcg_at(ranks, [1] * len(ranks), 10)}

@@ -17,7 +17,7 @@ from memnets.contracts import Batch, Ratio, Spec, Split, Story, map_tensors
 from memnets.files import data_root
 from memnets.tasks import babi_oracle
 from memnets.tasks.babi_files import NAMES, BabiFile, check_answers, find_file, read_file
-from memnets.tasks.base import Criterion, NoOracleError, Task, as_tensor, class_loss, epoch_indices, ratio
+from memnets.tasks.base import Criterion, NoOracleError, Task, Texts, as_tensor, class_loss, epoch_indices, ratio
 
 SizeName = Literal["1k", "10k"]
 
@@ -152,6 +152,13 @@ class Babi(Task):
         right = outputs[batch.mask].argmax(-1) == batch.targets[batch.mask]
         return {"accuracy": ratio(right.double()), "error": ratio(1 - right.double())}
 
+    def texts(self, batch: Batch) -> Texts:
+        """Return question and sentences in words; of the view `tokens` the whole sequence, and no sentences."""
+        if self.view == "tokens":
+            return Texts(self._words(batch.inputs[0]), (), self.vocabulary)
+        sentences = [self._words(sentence) for sentence in batch.inputs.story[0]]
+        return Texts(self._words(batch.inputs.query[0]), sentences, self.vocabulary)
+
     def oracle(self, batch: Batch) -> Tensor:
         """Follow people and things through the story (tasks 1 to 3, if `story_size` drops nothing that matters).
 
@@ -197,6 +204,9 @@ class Babi(Task):
         """Newest facts before each question as rows of the corpus, oldest first; from `last` on they are not told."""
         oldest = torch.maximum(asked.first, asked.last - self._num_slots)
         return oldest[:, None] + torch.arange(self._num_slots)
+
+    def _words(self, ids: Int[Tensor, " words"]) -> str:
+        return " ".join(self.vocabulary[i] for i in ids.tolist() if i)
 
     def _read(self, batch: Batch) -> list[list[str]]:
         words = batch.inputs if self.view == "tokens" else _flatten(batch.inputs)

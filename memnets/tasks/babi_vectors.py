@@ -19,6 +19,7 @@ from memnets.retrieval.question import Question
 from memnets.retrieval.selection import Selected
 from memnets.retrieval.vector_memory import VectorMemory
 from memnets.tasks.babi import Babi
+from memnets.tasks.base import Texts
 
 LONGEST_PERIOD = 100.0
 """Facts in which the slowest wave of an age turns by one radian."""
@@ -73,6 +74,15 @@ class BabiVectors(Babi):
         block = block._replace(vectors=torch.cat([block.vectors, told_when], dim=-1))
         return replace(batch, inputs=Question(torch.cat([query, no_time], dim=-1), block))
 
+    def texts(self, batch: Batch) -> Texts:
+        """Return question and facts in words, the facts by their rows, the question by its vector."""
+        block: Block = batch.inputs.block
+        told = [
+            self._words(self._facts.words[row]) if there else ""
+            for row, there in zip(block.rows[0].tolist(), block.mask[0].tolist(), strict=True)
+        ]
+        return Texts(self._words(self._asked(batch)[0]), told, self.vocabulary)
+
     def oracle(self, batch: Batch) -> Tensor:
         """Read the memory's rows and tell the question by its vector, then do as `Babi`.
 
@@ -81,8 +91,7 @@ class BabiVectors(Babi):
         """
         block: Block = batch.inputs.block
         story = self._facts.words[block.rows] * block.mask[..., None]
-        number = (batch.inputs.query[:, : self.encoder.size] @ self._question_vectors.T).argmax(-1)
-        return super().oracle(replace(batch, inputs=Story(story, self._questions_asked.words[number])))
+        return super().oracle(replace(batch, inputs=Story(story, self._asked(batch))))
 
     @cached_property
     def memory(self) -> VectorMemory:
@@ -102,6 +111,11 @@ class BabiVectors(Babi):
     @cached_property
     def _question_vectors(self) -> Float[Tensor, "questions word"]:
         return self.encoder.encode(self._texts(self._questions_asked)).vectors
+
+    def _asked(self, batch: Batch) -> Int[Tensor, "batch words"]:
+        """The questions' words, told by their vectors."""
+        number = (batch.inputs.query[:, : self.encoder.size].cpu() @ self._question_vectors.T).argmax(-1)
+        return self._questions_asked.words[number]
 
     def _texts(self, sentences: Sentences) -> list[str]:
         return [" ".join(self.vocabulary[i] for i in row if i) for row in sentences.words.tolist()]

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from memnets.contracts import Batch, Ratio, Spec, Split
@@ -30,6 +30,21 @@ class Criterion(NamedTuple):
     def met(self, value: float) -> bool:
         """Whether `value` is good enough."""
         return value <= self.threshold if self.mode == "min" else value >= self.threshold
+
+
+class Texts(NamedTuple):
+    """What a batch of one question says, for pictures.
+
+    Attributes:
+        query: the question, without a mark at its end.
+        items: what each item says that a model's attention weighs, a story's sentences or what was retrieved; "" of
+            padding. Empty where a model reads the story as a sequence: then nothing but its memory has items.
+        answers: what each class says.
+    """
+
+    query: str
+    items: Sequence[str]
+    answers: Sequence[str]
 
 
 class Task(ABC):
@@ -83,7 +98,22 @@ class Task(ABC):
 
     @abstractmethod
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:
-        """Metrics as sums and counts, so that batches and processes add up exactly."""
+        """Metrics as sums and counts, so that batches and processes add up exactly.
+
+        So do a batch's rows (`Batch.rows`), as their losses: examples can be judged one by one, to be resampled.
+        """
+
+    def retrieval_ranks(self, split: Split) -> Sequence[Int[Tensor, " found"]]:
+        """Return the rank, from 1, that a split's questions each find their entry at among all of the memory's.
+
+        One number each, none where the entry can't be read (`memnets.retrieval.ranking`). () of a task that retrieves
+        nothing, or does not know what it should.
+        """
+        return ()
+
+    def texts(self, batch: Batch) -> Texts | None:
+        """Return what a batch of one question says; None of a task that has no words for it."""
+        return None
 
     def derived_metrics(self, means: dict[str, float]) -> dict[str, float]:
         """Return what is no mean itself but follows from the means over a split: the perplexity from the loss."""

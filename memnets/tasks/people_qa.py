@@ -18,10 +18,11 @@ from memnets.retrieval.base import ExternalMemory, Queries, Relevance
 from memnets.retrieval.encoder import Encoder, HashedEncoder
 from memnets.retrieval.entries import Entry
 from memnets.retrieval.question import Question
+from memnets.retrieval.ranking import gold_ranks
 from memnets.retrieval.relevance import Dense
 from memnets.retrieval.selection import Selected, Selection, TopK
 from memnets.retrieval.sequence_memory import SequenceMemory
-from memnets.tasks.base import Task, as_tensor, class_accuracy, class_loss, epoch_indices, generator
+from memnets.tasks.base import Task, Texts, as_tensor, class_accuracy, class_loss, epoch_indices, generator
 from memnets.tasks.people_facts import ANSWERS, ATTRIBUTES, Fact, draw_facts, edit
 from memnets.tasks.served import Served
 
@@ -132,14 +133,26 @@ class PeopleQA(Task):
         return class_loss(outputs, batch)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:
-        """Share of questions, between 0 and 1, answered right: exact match."""
+        """Share of questions, between 0 and 1, answered right: exact match, and F1 too, as answers are one word."""
         return {"accuracy": class_accuracy(outputs, batch)}
+
+    def retrieval_ranks(self, split: Split) -> list[Tensor]:
+        """Rank of the fact that is asked for, among everybody's."""
+        scores = scores_of(self, split)
+        return gold_ranks(scores, F.one_hot(asked_of(self, split).gold, scores.shape[1]).bool())
+
+    def texts(self, batch: Batch) -> Texts:
+        """Return the question, told by its vector, and of each item the fact it belongs to."""
+        memory, block = memory_of(self), batch.inputs.block
+        entries = [memory.entry(row) for row in block.rows[0].tolist()]
+        items = [
+            "" if e is None or not there else e.text for e, there in zip(entries, block.mask[0].tolist(), strict=True)
+        ]
+        return Texts(self._asked(batch)[0].question.rstrip("?"), items, ANSWERS)
 
     def oracle(self, batch: Batch) -> Tensor:
         """Tell the question by its vector, and read the value of the fact it asks for, retrieved or not."""
-        facts, memory = facts_of(self), memory_of(self)
-        number = (batch.inputs.query.float() @ encoded_questions(self).T).argmax(-1)
-        values = [_held(memory, facts[i].id)[1].value for i in number.tolist()]
+        values = [_held(memory_of(self), fact.id)[1].value for fact in self._asked(batch)]
         return 20.0 * F.one_hot(torch.tensor(values), len(ANSWERS))
 
     def test_sets(self) -> dict[str, Task]:
@@ -151,6 +164,11 @@ class PeopleQA(Task):
     def served(self) -> Served:
         """Everybody's facts, and one of the test's questions."""
         return Served(memory_of(self), asked_facts(self, "test")[0].question, score_unit(self), ANSWERS)
+
+    def _asked(self, batch: Batch) -> list[Fact]:
+        """Facts that are asked for, as they were before any edit, told by the questions' vectors."""
+        number = (batch.inputs.query.float().cpu() @ encoded_questions(self).T).argmax(-1)
+        return [facts_of(self)[i] for i in number.tolist()]
 
 
 class Asked(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,14 +18,28 @@ EVALUATION_SEED = 0
 """All runs are judged on the same sequences, whatever seed they trained with."""
 
 
+Note = Callable[[Tensor, Batch, Batch, Any], None]
+"""Is told of a batch: outputs, the batch as they answer it, the batch as it was read, and the state after it."""
+
+
 def evaluate(
-    model: nn.Module, task: Task, split: Split, batch_size: int, group: Processes, bfloat16: bool = False
+    model: nn.Module,
+    task: Task,
+    split: Split,
+    batch_size: int,
+    group: Processes,
+    bfloat16: bool = False,
+    note: Note | None = None,
 ) -> dict[str, float]:
     """Return `loss` and the task's metrics on a split, without gradients, each as one ratio over all its sequences.
 
     Batches that continue one another (`Batch.starts`) are read with the state of those before. Of a model that shows
     its attention, on a task that knows the supporting facts, also how many of these it finds; of one with memories,
-    what these find worth watching as they read the last batch (`SequenceModel.gauges`).
+    what these find worth watching as they read the last batch (`SequenceModel.gauges`). `note` is told of every batch
+    that this process counts.
+
+    Raises:
+        ValueError: the split has no batch.
     """
     totals: dict[str, Tensor] = {}
     was_training, state = model.training, None
@@ -41,6 +55,8 @@ def evaluate(
             for name, ratio in {**measures(task, outputs, judged), **found, **seen}.items():
                 counted = torch.stack(ratio).double() * counts
                 totals[name] = totals.get(name, torch.zeros_like(counted)) + counted
+            if note is not None and counts:
+                note(outputs, judged, batch, state)
     model.train(was_training)
     return with_derived(task, {name: quotient(*group.sum(sums).tolist()) for name, sums in totals.items()})
 
@@ -64,6 +80,8 @@ def _batches(task: Task, split: Split, batch_size: int, group: Processes) -> Ite
     one another each reads them all, and the leading one counts.
     """
     num_batches = task.num_batches(split, batch_size)
+    if not num_batches:
+        raise ValueError(f"{type(task).__name__}: {split} has nothing to evaluate on, in batches of {batch_size}")
     in_turn = task.batch(split, 0, batch_size, EVALUATION_SEED).starts is None
     step = group.count if in_turn else 1
     for first in range(0, num_batches, step):

@@ -11,7 +11,12 @@ from memnets.models.base import SequenceModel
 
 
 def supporting_facts(model: SequenceModel, batch: Batch) -> dict[str, Ratio]:
-    """Shares, between 0 and 1, of what is found by `attention`; nothing where model or task don't tell.
+    """Shares, between 0 and 1, of what is found by `attention`; nothing where model or task don't tell."""
+    return {} if batch.supports is None else facts_found(model.attention(batch.inputs), batch)
+
+
+def facts_found(weights: Float[Tensor, "batch hops items"] | None, batch: Batch) -> dict[str, Ratio]:
+    """Shares, between 0 and 1, of what is found by these weights; nothing where the task doesn't tell.
 
     Of what was retrieved for a question `retrieved_facts` tells; of a story:
 
@@ -25,7 +30,6 @@ def supporting_facts(model: SequenceModel, batch: Batch) -> dict[str, Ratio]:
     """
     if batch.supports is None:
         return {}
-    weights = model.attention(batch.inputs)
     if not isinstance(batch.inputs, Story):
         return retrieved_facts(weights, batch.supports)
     if weights is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ HEADS = {"read_weights": "read_slots", "write_weights": "write_slots"}
 """Weights of heads, and the slots they are at where weights are sparse."""
 
 QUESTIONS = 4
-"""So many are shown of a task of stories."""
+"""So many are shown of a task that has words for them."""
 
 LIMIT = 8_000_000
 """Numbers that memory and links may take each; beyond, the slots that heads never weigh much are left out."""
@@ -32,14 +33,12 @@ def write_trace(model: SequenceModel, task: Task, folder: Path, device: torch.de
     """Write what there is to see, and return its file; None if the model shows nothing.
 
     `trace.safetensors`: the longest of a few test sequences step by step, as `memnets.analysis.traces` reads it.
-    `attention.json`: a few test questions with their stories, as `memnets.analysis.attention` reads them.
+    `attention.json`: a few test questions with what there was to read, as `memnets.analysis.attention` reads them.
     """
     model.eval()
-    if task.spec.kind == "story":
-        return _write_attention(model, task, device, folder / "attention.json")
     if task.spec.kind == "vectors":
         return _write_heads(model, longest_batch(task).to(device), folder / "trace.safetensors")
-    return None
+    return _write_attention(model, task, device, folder / "attention.json")
 
 
 def longest_batch(task: Task, among: int = 20) -> Batch:
@@ -135,21 +134,43 @@ def spread_batches(task: Task) -> list[Batch]:
 
 
 def _question(model: SequenceModel, task: Task, batch: Batch) -> dict[str, Any] | None:
-    """Return what `memnets.analysis.attention` reads of a question; None if the model doesn't attend to sentences."""
-    weights = model.attention(batch.inputs)
+    """Return what `memnets.analysis.attention` reads of a question; None if there are no words, or no memory is read.
+
+    Rows are what the model's attention weighs; of one that shows none but hands out a Block, the slots of its memory.
+    """
+    texts = task.texts(batch)
+    if texts is None:
+        return None
+    outputs, state = model(batch.inputs)
+    weights, block, items = model.attention(batch.inputs), model.block(batch.inputs, state), texts.items
+    supports = batch.supports
+    if weights is None and block is not None:
+        weights, items, supports = block.scores[:, None], _slots(block.mask[0], block.rows[0]), None
     if weights is None:
         return None
-    logits, _ = model(batch.inputs)
-    told = int(batch.inputs.story[0].any(-1).sum())
-
-    def words(ids: Tensor) -> str:
-        return " ".join(task.vocabulary[i] for i in ids.flatten().tolist() if i)
-
+    entries = _entries(items, None if block is None or block.tokens is None else block.rows[0])
+    if not entries:
+        return None
+    shown = [torch.tensor(own) for own in entries]
     return {
-        "story": [words(sentence) for sentence in batch.inputs.story[0, :told]],
-        "query": words(batch.inputs.query[0]),
-        "answer": words(batch.targets[0]),
-        "prediction": words(logits[0].argmax()),
-        "supports": None if batch.supports is None else batch.supports[0].nonzero().flatten().tolist(),
-        "attention": weights[0, :, :told].tolist(),
+        "story": [items[own[0]] for own in entries],
+        "query": texts.query,
+        "answer": texts.answers[int(batch.targets[batch.mask])],
+        "prediction": texts.answers[int(outputs[batch.mask].argmax())],
+        "supports": None if supports is None else [i for i, own in enumerate(shown) if supports[0, own].any()],
+        "attention": [[float(hop[own].sum()) for own in shown] for hop in weights[0].cpu()],
     }
+
+
+def _slots(held: Tensor, rows: Tensor) -> list[str]:
+    """Name the slots that hold something."""
+    return [f"slot {row}" if there else "" for row, there in zip(rows.tolist(), held.tolist(), strict=True)]
+
+
+def _entries(items: Sequence[str], rows: Tensor | None) -> list[list[int]]:
+    """Return the items of each entry, in order, padding left out: those of a row where items are tokens, else one."""
+    entries: dict[int, list[int]] = {}
+    for item, text in enumerate(items):
+        if text:
+            entries.setdefault(item if rows is None else int(rows[item]), []).append(item)
+    return list(entries.values())

@@ -69,8 +69,7 @@ class Datastore(OutputMemory):
     def read(self, hidden: Float[Tensor, "batch time hidden"], state: tuple[()]) -> Recalled:
         """The nearest entries of every step."""
         asked = rearrange(hidden, "b t w -> (b t) w")
-        found = nearest(asked, self.get_buffer("keys"), self.k) if self._search is None else self._search(asked, self.k)
-        distances, places = found
+        distances, places = self._exact(asked) if self._search is None else self._search(asked, self.k)
         words = self.get_buffer("words")[places].long()
         split = {"b": hidden.shape[0], "t": hidden.shape[1]}
         return Recalled(*(rearrange(part, "(b t) k -> b t k", **split) for part in (-distances, words)))
@@ -80,6 +79,16 @@ class Datastore(OutputMemory):
     ) -> tuple[Recalled, tuple[()]]:
         """All steps at once, as none changes what another finds."""
         return self.read(hidden, state), state
+
+    def search_recall(self, hidden: Float[Tensor, "queries hidden"]) -> float:
+        """Share of the k nearest that search finds: 1 where it is exact."""
+        if self._search is None:
+            return 1.0
+        farthest = self._exact(hidden)[0][:, -1:]
+        return float((self._search(hidden, self.k)[0] <= farthest * (1 + 1e-4)).double().mean())  # rounding is no miss
+
+    def _exact(self, asked: Float[Tensor, "queries hidden"]) -> tuple[Tensor, Tensor]:
+        return nearest(asked, self.get_buffer("keys"), self.k)
 
     def save(self, folder: Path, origin: dict[str, Any]) -> None:
         """Write the entries, then their checksum and origin: what `load` must be asked for."""

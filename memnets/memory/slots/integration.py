@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from memnets.contracts import Ratio
 from memnets.memory.attention_score import AttentionScore
+from memnets.memory.block import entropy
 from memnets.memory.rotary import place_free
 from memnets.memory.slots.base import Found, Gathered, Reading, Sizes, Slots, Window
 from memnets.ops.read_slots import gather_slots, read_slots
@@ -57,7 +58,7 @@ class JointSoftmax(Integration):
         found = as_found(window, reading) if isinstance(reading, Slots) else cast(Found, reading)
         far, _ = joint_weights(window, found)
         share = far.sum(-1)
-        return {"share": _mean(share), "entropy": _entropy(far / share.clamp_min(1e-12)[..., None], share > 0)}
+        return {"share": _mean(share), "entropy": entropy(far / share.clamp_min(1e-12)[..., None], share > 0)}
 
 
 class GatedSum(Integration):
@@ -239,7 +240,7 @@ def weights_entropy(window: Window, reading: Reading, score: AttentionScore | No
     if isinstance(reading, Tensor):
         return {}
     weights = reading.weights.detach() if isinstance(reading, Gathered) else alone_weights(window, reading, score)
-    return {"entropy": _entropy(weights, weights.sum(-1) > 0)}
+    return {"entropy": entropy(weights, weights.sum(-1) > 0)}
 
 
 def as_found(window: Window, slots: Slots) -> Found:
@@ -248,11 +249,6 @@ def as_found(window: Window, slots: Slots) -> Found:
     told = _seen(slots, window.query.shape[0], window.query.shape[2])[:, None]
     indices = torch.arange(scores.shape[-1], device=scores.device).expand_as(scores)
     return Found(scores.masked_fill(~told, -torch.inf), indices, slots.keys, slots.values)
-
-
-def _entropy(weights: Tensor, where: Bool[Tensor, "*rows"]) -> Ratio:
-    entropy = torch.special.entr(weights.double()).sum(-1)
-    return Ratio((entropy * where).sum(), where.sum().double())
 
 
 def _mean(values: Tensor) -> Ratio:
