@@ -1,6 +1,6 @@
 """From YAML files and command-line overrides to a checked configuration, and from there to objects.
 
-With `memnets/check.py` this is all that stands between Hydra's files and plain Python: compose, check, build.
+With `check.py` and `overrides.py` this is all between Hydra's files and plain Python: compose, check, build.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import torch
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
@@ -27,11 +25,10 @@ from memnets.check import Checker, ConfigError, Problem, nearest
 from memnets.contracts import Spec
 from memnets.identity import run_name
 from memnets.models.base import SequenceModel
+from memnets.overrides import CONFIGS, GROUPS, changed_value, choice_problems, choices, forced, parse_override
 from memnets.tasks.base import Task
 from memnets.training.settings import LoggerSettings, RuntimeSettings, TrainerSettings
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-GROUPS = ("model", "task", "optim", "experiment", "sweep")
 CLOSED: dict[str, type] = {"trainer": TrainerSettings, "logger": LoggerSettings, "runtime": RuntimeSettings}
 TOP_LEVEL = ("name", "seed", "model", "task", "optim", *CLOSED)
 PLACES: dict[str, tuple[type, tuple[str, ...]]] = {
@@ -75,13 +72,13 @@ def compose(overrides: Sequence[str], configs: Path = CONFIGS) -> Composed:
         ConfigError: an override can't be read, or a group has no such choice.
     """
     parsed = [parse_override(text) for text in overrides if text not in ("experiment=null", "sweep=null")]
-    problems = [problem for override in parsed for problem in _choice_problems(override, configs)]
+    problems = [problem for override in parsed for problem in choice_problems(override, configs)]
     if problems:
         raise ConfigError(problems)
     try:
         with initialize_config_dir(str(configs), version_base="1.3"):
-            forced = [_forced(override, configs) for override in parsed]
-            composed = hydra_compose("train", overrides=forced, return_hydra_config=True)
+            told = [forced(override, configs) for override in parsed]
+            composed = hydra_compose("train", overrides=told, return_hydra_config=True)
             grid = OmegaConf.to_container(composed.hydra.sweeper.params or OmegaConf.create())
             OmegaConf.set_struct(composed, False)
             del composed["hydra"]
@@ -186,10 +183,10 @@ def build_model(config: dict[str, Any], spec: Spec) -> SequenceModel:
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Return a run folder's `config.yaml` with `key=value` overrides applied, checked.
+    """Return a run folder's `config.yaml` with overrides applied, `key=value` or `task/relevance=bm25`, checked.
 
     Raises:
-        ConfigError: no such file, an override that isn't `key=value`, or what `check` finds.
+        ConfigError: no such file, what `changed_value` refuses, or what `check` finds.
     """
     if not path.exists():
         raise ConfigError(
@@ -197,54 +194,13 @@ def load(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         )
     config = OmegaConf.create(yaml.safe_load(path.read_text()))
     for override in map(parse_override, overrides):
-        if override.type == OverrideType.DEL or override.is_sweep_override() or override.key_or_group in GROUPS:
-            raise ConfigError([Problem(str(override.input_line), "only single values can be changed here: key=value")])
-        OmegaConf.update(config, override.key_or_group, override.value(), force_add=True)
+        key, value = changed_value(override)
+        OmegaConf.update(config, key, value, merge="/" not in override.key_or_group, force_add=True)
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     result = {str(key): value for key, value in plain.items()}
     check(result)
     return result
-
-
-def choices(group: str, configs: Path = CONFIGS) -> list[str]:
-    """Names of a group's files."""
-    return sorted(path.stem for path in (configs / group).glob("*.yaml"))
-
-
-def parse_override(text: str) -> Override:
-    """Read one override.
-
-    Raises:
-        ConfigError: it can't be read.
-    """
-    try:
-        return OverridesParser.create().parse_override(text)
-    except HydraException as error:
-        raise ConfigError(
-            [Problem(text, f"not an override; write key=value ({' '.join(str(error).split())})")]
-        ) from error
-
-
-def _forced(override: Override, configs: Path) -> str:
-    """Let any key be set: `check` judges it, with better words than the composer's."""
-    if override.key_or_group.partition(".")[0].partition("/")[0] == "hydra":
-        advice = "Hydra's own settings are not used here: folders are runtime.runs_dir's, grids -m's or a sweep file's"
-        raise ConfigError([Problem(override.key_or_group, advice)])
-    text = str(override.input_line)
-    if override.type == OverrideType.DEL or (configs / override.key_or_group).is_dir():
-        return text
-    return "++" + text.lstrip("+")
-
-
-def _choice_problems(override: Override, configs: Path) -> list[Problem]:
-    group, choice = override.key_or_group, override.value()
-    if not (configs / group).is_dir() or override.type == OverrideType.DEL:
-        return []
-    if override.is_sweep_override() or choice in choices(group, configs):
-        return []
-    near = nearest(str(choice), choices(group, configs))
-    return [Problem(group, f"there is no {choice!r}{near or '.'} Choices: {', '.join(choices(group, configs))}")]
 
 
 def _check_place(checker: Checker, name: str, node: Any, kind: type, supplied: tuple[str, ...]) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from memnets.check import join
-from memnets.config import CLOSED, CONFIGS, GROUPS, choices
+from memnets.config import CLOSED
+from memnets.overrides import CONFIGS, GROUPS, choices
 
 FLAGS = {"-h": "help", "--help": "help", "-m": "multirun", "--multirun": "multirun", "-c": "cfg", "--cfg": "cfg"}
 USAGE = """\

@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from memnets.check import ConfigError, Problem
-from memnets.config import CONFIGS, Composed, check, compose, parse_override, with_defaults
+from memnets.config import Composed, check, compose, with_defaults
 from memnets.identity import run_folders
+from memnets.overrides import CONFIGS, parse_override
 from memnets.training.logger import command_line
 from memnets.training.run import DONE, FAILED, INTERRUPTED, status_of
 

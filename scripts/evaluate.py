@@ -3,7 +3,7 @@
   checkpoint=PATH   a run folder (its newest checkpoint) or one checkpoint folder
   split=test        train, validation or test
   lengths=20,40     evaluate at these exact lengths instead
-  key=value         change the configuration, for example task.eval_sequences=2000
+  key=value         change the configuration, for example task.eval_sequences=2000 or task/selection=top_3
 
 Prints a table of the answers, below it what its first set is compared with, as far as the task knows: `chance`, which
 is guessing, and `oracle`, the task's own solution by hand on the same data (of language modelling: bigrams counted in

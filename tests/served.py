@@ -6,19 +6,34 @@ import shutil
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
 
 from memnets.config import check, compose, with_defaults
 from memnets.identity import run_folder
 from memnets.launch import train
+from memnets.models.base import SequenceModel
+from memnets.retrieval.encoder import HashedEncoder
+from memnets.retrieval.entries import Entry
+from memnets.retrieval.lexical import BM25
+from memnets.retrieval.passages import SpanRules
+from memnets.retrieval.selection import TopK
+from memnets.retrieval.tokenizer import HashedTokenizer, Tokenizer
+from memnets.retrieval.vector_memory import VectorMemory
 from memnets.serving.export import export
 from memnets.serving.folder import open_folder
-from memnets.serving.memory_reader import MemoryReader
+from memnets.serving.memory_reader import MemoryReader, Retrieval
+from memnets.serving.span_passages import SpanPassages
 
-SMALL = (
+PEOPLE = (
     "experiment=people_qa",
     "task.num_people=12",
     "task.num_validation_people=2",
     "task.num_test_people=4",
+)
+SMALL = (
     "trainer.max_steps=2",
     "trainer.schedule.total_steps=2",
     "trainer.schedule.warmup_steps=1",
@@ -27,12 +42,28 @@ SMALL = (
     "logger.progress=none",
     "runtime.pictures=false",
 )
+SPANS = (
+    "experiment=squad_reading",
+    "+task/relevance=bm25",
+    "+task/selection=top_3",
+    "task.relevance_weight=0.3",
+    "task.test_relevances=[]",
+    "task.verify_checksum=false",
+    "task.window=24",
+    "model.encoder.d_model=8",
+    "model.encoder.num_layers=1",
+    "model.encoder.num_heads=2",
+    "trainer.precision=float32",
+)
+"""A reader of spans; `task.data_root` is to be added."""
+
 QUESTION, FACT = "where does ada lovelace live?", "ada lovelace lives in beijing."
 
 
 def small_run(folder: Path, *overrides: str) -> Path:
-    """The folder of a small run, trained."""
-    config = compose([*SMALL, f"runtime.runs_dir={folder}", *overrides]).config
+    """The folder of a small run, trained: of people_qa unless the overrides name another experiment."""
+    experiment = [] if any(word.startswith("experiment=") for word in overrides) else list(PEOPLE)
+    config = compose([*SMALL, *experiment, f"runtime.runs_dir={folder}", *overrides]).config
     check(config)
     config = with_defaults(config)
     assert train(config) == 0
@@ -60,3 +91,31 @@ def exported(folder: Path) -> Path:
 def opened(folder: Path) -> MemoryReader:
     """The reader of an exported folder of one's own."""
     return open_folder(exported(folder))
+
+
+class BetweenInAndStop(SequenceModel):
+    """Answers with what stands between the word "in" and the next stop: a reader of spans that needs no training."""
+
+    accepts = frozenset({"text"})
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.words = [tokenizer.tokenize(word).tokens[0] for word in ("in", ".")]
+        self.none = nn.Parameter(torch.zeros(1))
+
+    def initial_state(self, batch_size: int) -> tuple[()]:
+        return ()
+
+    def forward(self, inputs, state=None):
+        starts, ends = (inputs.tokens == word for word in self.words)
+        return 9.0 * torch.stack([starts.roll(1, -1), ends.roll(-1, -1)], 1).flatten(2).float(), ()
+
+
+def span_reader(folder: Path | None = None, **rules: Any) -> MemoryReader:
+    """A reader of spans that answers where people live; its memory knows where two do."""
+    memory = VectorMemory(HashedEncoder())
+    facts = {"ann lee/city": "Ann Lee lives in Rome.", "bob reed/city": "Bob Reed, whom all like, lives in Old Oslo."}
+    memory.write([Entry(id, text) for id, text in facts.items()])
+    tokenizer = HashedTokenizer()
+    reader = SpanPassages(BetweenInAndStop(tokenizer).eval(), SpanRules(tokenizer, **rules))
+    return MemoryReader(memory, Retrieval(BM25(), TopK(2)), reader, folder)

@@ -11,8 +11,9 @@ import yaml
 from tiny import ROOT, TINY, script, tiny_config
 
 from memnets.check import ConfigError, fits
-from memnets.config import GROUPS, build, check, choices, compose
+from memnets.config import build, check, compose
 from memnets.help import text
+from memnets.overrides import GROUPS, choices
 
 CONFIGS = ROOT / "configs"
 MODELS = choices("model")

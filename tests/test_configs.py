@@ -23,10 +23,11 @@ from tiny import ROOT, TINY, tiny_config
 from wn18rr_example import write_wn18rr
 
 from memnets.check import ConfigError
-from memnets.config import build, check, choices, compose, load, with_defaults
+from memnets.config import build, check, compose, load, with_defaults
 from memnets.contracts import Spec
 from memnets.identity import identity, run_folder
 from memnets.models.base import SequenceModel
+from memnets.overrides import choices
 from memnets.retrieval.pretrained_encoder import ENCODERS, PretrainedEncoder
 from memnets.sweep import grid_points, plan, without_sweeps
 
@@ -249,6 +250,19 @@ class TestIdentity:
         assert load(tmp_path / "config.yaml", ["task.max_length=9"])["task"]["max_length"] == 9
         with pytest.raises(ConfigError, match=r"did you mean task\.max_length"):
             load(tmp_path / "config.yaml", ["task.max_lengt=9"])
+
+    def test_a_group_within_a_part_takes_the_place_of_what_was_there(self, tmp_path: Path) -> None:
+        config = with_defaults(compose(["experiment=people_qa"]).config)
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        assert config["task"]["relevance"].keys() == {"_target_", "first", "second"}
+        changed = load(tmp_path / "config.yaml", ["task/relevance=bm25", "task/selection=top_3", "task.selection.k=4"])
+        assert changed["task"]["relevance"] == {"_target_": "memnets.retrieval.lexical.BM25"}
+        assert changed["task"]["selection"]["k"] == 4
+        with pytest.raises(ConfigError, match=r"there is no 'bm52'.*bm25"):
+            load(tmp_path / "config.yaml", ["task/relevance=bm52"])
+        for refused in ("model=lstm", "~task.relevance", "task/relevance=bm25,dense"):
+            with pytest.raises(ConfigError, match="only single values and groups within a part"):
+                load(tmp_path / "config.yaml", [refused])
 
     def test_a_sweep_is_the_product_of_its_axes(self) -> None:
         overrides = [*TINY, "seed=0,1", "optim.lr=0.1,0.2,0.3"]

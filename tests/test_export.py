@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from served import SMALL, exported, small_run, the_run
+from served import PEOPLE, SMALL, exported, small_run, the_run
 from tiny import script, tiny_config
 from torch.testing import assert_close
 
@@ -76,7 +76,11 @@ class TestExport:
         assert open_folder(folder).entries("camel note")[1] == 0
         assert [path.name for path in tmp_path.iterdir()] == ["exported"]
 
-    @pytest.mark.parametrize("failing", ["memory_of", "open_folder"], ids=["half_written", "not_answering"])
+    @pytest.mark.parametrize(
+        "failing",
+        ["tasks.people_qa.PeopleQA.served", "serving.export.open_folder"],
+        ids=["half_written", "not_answering"],
+    )
     def test_one_that_fails_leaves_the_old_one_as_it_was(self, tmp_path, monkeypatch, failing):
         folder = exported(tmp_path)
         before = {path: path.read_bytes() for path in folder.rglob("*.*")}
@@ -84,7 +88,7 @@ class TestExport:
         def fail(*given):
             raise OSError("no space left")
 
-        monkeypatch.setattr(f"memnets.serving.export.{failing}", fail)
+        monkeypatch.setattr(f"memnets.{failing}", fail)
         with pytest.raises(OSError, match="no space"):
             export(the_run(), folder, overwrite=True)
         assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
@@ -127,7 +131,7 @@ class TestExport:
         assert not (tmp_path / "out").exists()
 
     def test_what_people_ask_is_in_no_cache(self, tmp_path):
-        config = compose([*SMALL, f"runtime.runs_dir={tmp_path / 'runs'}"]).config
+        config = compose([*SMALL, *PEOPLE, f"runtime.runs_dir={tmp_path / 'runs'}"]).config
         encoder = {"_target_": "memnets.retrieval.cached_encoder.CachedEncoder", "folder": str(tmp_path / "cache")}
         config["task"]["encoder"] = {**encoder, "encoder": config["task"]["encoder"]}
         check(config)

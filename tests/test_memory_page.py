@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
 
 import pytest
-from served import FACT, QUESTION, opened
+from served import FACT, QUESTION, opened, span_reader
 from test_serving import serving
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install 'memnets[dev]'")
@@ -66,12 +67,17 @@ class Page:
         self.all("#write button")[0].click()
 
 
-@pytest.fixture
-def page(browser, tmp_path):
-    reader = opened(tmp_path)
+@contextmanager
+def shown(browser, reader):
     with serving(reader) as port:
         page = Page(browser, port)
         page.reader = reader
+        yield page
+
+
+@pytest.fixture
+def page(browser, tmp_path):
+    with shown(browser, opened(tmp_path)) as page:
         yield page
 
 
@@ -136,3 +142,25 @@ def test_files_are_written_by_paragraphs(page):
     page.browser.execute_script("writeFile(new File([new Uint8Array(arguments[0])], 'large.txt'))", (1 << 20) + 1)
     page.wait(lambda: "large.txt has 1,048,577 bytes" in page.text("write-problem"))
     assert len(page.reader) == 74
+
+
+def test_an_answer_stands_out_in_its_passage(browser, tmp_path):
+    question, fact = "Where does Ada Lovelace live?", "Ada Lovelace lives in New York City."
+    with shown(browser, span_reader(tmp_path / "memory", relevance_weight=0.5)) as page:
+        page.ask(question)
+        page.wait(lambda: page.text("answer"))
+        before = page.text("answer")
+        page.write("ada/city", fact)
+        page.wait(lambda: page.text("answer") == "New York City")
+        first = "#passages li:first-child"
+        assert page.all(f"{first} p")[0].text == fact
+        said = page.all("#passages u.said")
+        assert " ".join(part.text for part in said if part.text.strip()) == "New York City"
+        faint = page.all("#passages u:not(.said)")[0].value_of_css_property("text-decoration-color")
+        assert said[0].value_of_css_property("text-decoration-color") != faint
+        span = page.reader.ask(question).passages[0].answers[0]
+        assert said[0].get_attribute("title") == f"probability {span.weight:.3f}"
+        names = [bar.get_attribute("data-measure") for bar in page.all(f"{first} .bar")]
+        assert names == ["relevance", "answer"]
+        page.all("#entries button")[0].click()
+        page.wait(lambda: page.text("answer") == before)

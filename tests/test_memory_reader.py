@@ -35,6 +35,9 @@ class FirstWords:
         words = [entry.text.split()[0] for entry in found.entries]
         return Reading(((words[0], 1.0),), None, [[Span(0, len(word), 1.0 / len(words))] for word in words])
 
+    def end(self, text):
+        return len(text)
+
     def value(self, text):
         return -1
 

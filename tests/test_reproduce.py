@@ -11,7 +11,8 @@ from run_folders import write_run
 from tiny import ROOT, script
 
 from memnets.analysis.runs import find_runs
-from memnets.config import choices, compose
+from memnets.config import compose
+from memnets.overrides import choices
 from memnets.sweep import grid_points, plan, without_sweeps
 
 SETS = [name for name in choices("sweep") if not any(name.startswith(f"{other}_") for other in choices("sweep"))]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import pytest
 import torch
 from squad_example import write_squad
@@ -12,10 +15,10 @@ from memnets.config import build, check, compose, with_defaults
 from memnets.contracts import Spec
 from memnets.launch import make_trainer
 from memnets.models.memory_reader import MemoryReader
-from memnets.models.read_span import read_span
+from memnets.models.read_span import read_spans
 from memnets.models.span_reader import SpanReader, same_as_asked
 from memnets.models.text_encoder import PretrainedTextEncoder, SmallTextEncoder
-from memnets.retrieval.passages import HIDDEN, MaskedText, Passages, TextPair
+from memnets.retrieval.passages import HIDDEN, MaskedText, Passages, SpanRules, TextPair, joined
 from memnets.retrieval.tokenizer import HashedTokenizer, PretrainedTokenizer
 from memnets.training.checkpoint import CheckpointError
 from memnets.training.logger import RunLogger
@@ -116,20 +119,49 @@ class TestPretrained:
         assert (tokenizer.size, tokenizer.start, tokenizer.separator, tokenizer.mask) == (18, 2, 3, 4)
 
 
-class TestReadSpan:
-    def test_tells_text_place_and_weights_of_each_passage(self):
+class TestReadSpans:
+    @pytest.fixture
+    @staticmethod
+    def model():
         torch.manual_seed(0)
-        model = SpanReader(Spec("text", TOKENIZER.size, 2, heads=("span",)), encoder)
-        found = read_span(model, TOKENIZER, QUESTION, PASSAGES)
+        return SpanReader(Spec("text", TOKENIZER.size, 2, heads=("span",)), encoder)
+
+    def test_tells_text_place_and_weights_of_each_passage(self, model):
+        found = read_spans(model, SpanRules(TOKENIZER), QUESTION, PASSAGES, num_spans=3)
         assert len(found) == 2
-        for passage, span in zip(PASSAGES, found, strict=True):
-            assert passage[span.start : span.end] == span.text != ""
-            assert 0 < span.score < 1
-            assert len(span.weights) == len(span.places) == len(TOKENIZER.tokenize(passage).tokens)
-        assert sum(sum(span.weights) for span in found) == pytest.approx(1)
+        for passage, own in zip(PASSAGES, found, strict=True):
+            assert own.places == TOKENIZER.tokenize(passage).places
+            assert [span.score for span in own.spans] == sorted((span.score for span in own.spans), reverse=True)
+            ends = sorted((span.start, span.end) for span in own.spans)
+            assert all(first[1] <= second[0] for first, second in pairwise(ends))
+            assert all(passage[span.start : span.end] == span.text != "" for span in own.spans)
         assert model.training
         with pytest.raises(ValueError, match="needs passages with words"):
-            read_span(model, TOKENIZER, QUESTION, [""])
+            read_spans(model, SpanRules(TOKENIZER), QUESTION, [""])
+
+    def test_probabilities_are_those_of_a_loop(self, model):
+        """Of all spans that the rules allow, in passages of which relevance prefers the second."""
+        rules = SpanRules(TOKENIZER, max_answer=2, relevance_weight=0.5)
+        asked, inside = TOKENIZER.tokenize(QUESTION).tokens, {}
+        for number, (passage, relevance) in enumerate(zip(PASSAGES, (0.0, 3.0), strict=True)):
+            tokens, types = (torch.tensor([[p]]) for p in joined(asked, TOKENIZER.tokenize(passage).tokens, TOKENIZER))
+            nothing = torch.zeros(1, 1).long()
+            logits = model.eval()(Passages(tokens, types, nothing.float(), nothing[0], nothing, nothing))[0][0]
+            start, end = logits.tolist()
+            for a in range(len(asked) + 2, tokens.shape[-1] - 1):
+                for z in range(a, min(a + 2, tokens.shape[-1] - 1)):
+                    inside[number, a, z] = math.exp(start[a] + end[z] + 0.5 * relevance)
+        total, before = sum(inside.values()), len(asked) + 2
+        found = read_spans(model, rules, QUESTION, PASSAGES, (0.0, 3.0))
+        for number, own in enumerate(found):
+            assert own.spans[0].score == pytest.approx(
+                max(v for k, v in inside.items() if k[0] == number) / total, 1e-4
+            )
+            shares = [
+                sum(v for (n, a, z), v in inside.items() if n == number and a <= before + t <= z) / total
+                for t in range(len(own.places))
+            ]
+            assert own.weights == pytest.approx(shares, 1e-4)
 
 
 TINY = [

@@ -8,7 +8,7 @@ types      0     0    0   0    0    0   0    1     1     1   1    1       1   0 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -64,6 +64,24 @@ class TextPair(NamedTuple):
     types: Int[Tensor, "batch time"]
 
 
+class SpanRules(NamedTuple):
+    """How a reader of spans reads, and which spans are answers, when it is asked.
+
+    Attributes:
+        tokenizer: makes tokens of texts: that of the reader's encoder.
+        max_tokens: tokens of a question and a passage together that are read.
+        max_question: tokens of a question.
+        max_answer: tokens of the longest span that is an answer.
+        relevance_weight: how much a passage's relevance adds to the scores of its spans.
+    """
+
+    tokenizer: Tokenizer
+    max_tokens: int = 384
+    max_question: int = 40
+    max_answer: int = 20
+    relevance_weight: float = 0.0
+
+
 class Span(NamedTuple):
     """The tokens `start` to `end`, both within, of the passage number `passage` of a question, and its score."""
 
@@ -94,28 +112,25 @@ def best_spans(
 
     `start` and `end` count the passage's own tokens, from its beginning and not from that of its window.
     """
-    best = [_best(*parts, max_answer) for parts in _by_passage(outputs, inputs, relevance_weight)]
     lengths = (inputs.types == 0) & (inputs.tokens != 0)
-    spans = []
-    for row, (passage, start, end, score) in enumerate(best):
+    time, spans = inputs.tokens.shape[-1], []
+    for row, scores in enumerate(span_scores(outputs, inputs, max_answer, relevance_weight)):
+        index = int(scores.argmax())
+        passage, place = divmod(index, time * time)
         before = int(inputs.first[row, passage]) - int(lengths[row, passage].sum())
-        spans.append(Span(passage, start + before, end + before, score))
+        start, end = divmod(place, time)
+        spans.append(Span(passage, start + before, end + before, float(scores.flatten()[index])))
     return spans
 
 
-def _by_passage(outputs: Tensor, inputs: Passages, relevance_weight: float) -> list[tuple[Tensor, Tensor]]:
-    """Return each question's start and end logits by passage, -inf where no answer stands."""
+def span_scores(
+    outputs: Float[Tensor, "batch 2 places"], inputs: Passages, max_answer: int, relevance_weight: float = 0.0
+) -> Iterator[Float[Tensor, "passages time time"]]:
+    """Yield each question's scores of all spans, from a start to an end; -inf where no answer is allowed to stand."""
     _, passages, time = inputs.tokens.shape
     logits = outputs.float().unflatten(-1, (passages, time))
     logits = logits + 0.5 * relevance_weight * inputs.relevance[:, None, :, None]
     logits = logits.masked_fill(~inputs.readable[:, None], -torch.inf)
-    return [(own[0], own[1]) for own in logits]
-
-
-def _best(starts: Float[Tensor, "passages time"], ends: Tensor, max_answer: int) -> tuple[int, int, int, float]:
-    time = starts.shape[-1]
-    allowed = torch.ones(time, time, dtype=torch.bool, device=starts.device).triu().tril(max_answer - 1)
-    scores = (starts[:, :, None] + ends[:, None]).masked_fill(~allowed, -torch.inf)
-    index = int(scores.argmax())
-    passage, place = divmod(index, time * time)
-    return passage, *divmod(place, time), float(scores.flatten()[index])
+    allowed = torch.ones(time, time, dtype=torch.bool, device=outputs.device).triu().tril(max_answer - 1)
+    for starts, ends in logits:
+        yield (starts[:, :, None] + ends[:, None]).masked_fill(~allowed, -torch.inf)

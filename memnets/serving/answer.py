@@ -59,8 +59,9 @@ class Passage(NamedTuple):
         text: what it says.
         relevance: its score, in the units that the reader was trained with.
         attention: the share of the reader's attention that it has; None of a reader that attends to nothing.
-        tokens: the parts of the text that the reader saw, with their share of its attention.
-        answers: parts that are answers, with their probability: of a reader that answers in a passage's own words.
+        tokens: the parts of the text that the reader saw, with their share of its attention; of a reader that answers
+            in a passage's own words, the probability that they are in the answer.
+        answers: parts that may be the answer, with their probability, best first: of such a reader.
     """
 
     id: str

@@ -33,6 +33,9 @@ class ClassReader:
         weights = None if attend is None else attend(asked)
         return Reading(tuple(ranking), None if weights is None else weights[0].mean(0))
 
+    def end(self, text: str) -> None:
+        """As far as the memory keeps items."""
+
     def value(self, text: str) -> int:
         """The class of the one answer that stands in the text; -1 where none does, or several do."""
         said = self._said(text)

@@ -30,8 +30,7 @@ from memnets.serving.folder import (
     put_back,
     served_task,
 )
-from memnets.tasks.people_facts import ANSWERS
-from memnets.tasks.people_qa import PeopleQA, asked_facts, memory_of, score_unit
+from memnets.tasks.served import ServedTask
 from memnets.training import checkpoint
 from memnets.training.run import find_checkpoint
 from memnets.training.snapshot import restore_model
@@ -61,24 +60,27 @@ def export(path: Path, out: Path, overrides: Sequence[str] = (), overwrite: bool
             reader = open_folder(partial)
             answer = reader.ask(reader.example)
         except Refused as error:
-            raise FolderError(f"{run} can't be asked anything: {error}") from error
-    return f"{reader.example} {answer.text} ({answer.ranking[0][1]:.3f})"
+            advice = "if its relevance is one for training alone, choose another: task/relevance=hybrid"
+            raise FolderError(f"{run} can't be asked anything: {error}; {advice}") from error
+    told = f"{answer.text} ({answer.ranking[0][1]:.3f})" if answer.ranking else "(no answer)"
+    return f"{reader.example} {told}"
 
 
-def _fill(folder: Path, experiment: Experiment, task: PeopleQA, source: str) -> None:
+def _fill(folder: Path, experiment: Experiment, task: ServedTask, source: str) -> None:
+    served = task.served()
     weights = {name: tensor.contiguous().clone() for name, tensor in experiment.model.state_dict().items()}
     write_synced(folder / MODEL, save(weights))
     write_synced(folder / CONFIG, yaml.safe_dump(experiment.config, sort_keys=False))
-    memory_of(task).save(folder / MEMORY)
+    served.memory.save(folder / MEMORY)
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "name": experiment.name,
         "source": source,
-        "example": asked_facts(task, "test")[0].question,
+        "example": served.example,
         "versions": {"memnets": __version__, "torch": torch.__version__},
         "encoder": plain(task.encoder).identity,
-        "score_unit": score_unit(task),
-        "answers": list(ANSWERS),
+        "score_unit": served.score_unit,
+        "answers": list(served.answers),
         "sha256": {name: sha256(folder / name) for name in (MODEL, CONFIG)},
     }
     write_synced(folder / MANIFEST, json.dumps(manifest, indent=1))

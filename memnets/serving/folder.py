@@ -27,17 +27,20 @@ from hydra.utils import get_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from memnets.config import build, load
+from memnets.config import Experiment, build, load
 from memnets.files import sha256
 from memnets.models.base import SequenceModel
 from memnets.retrieval.base import MemoryFolderError
 from memnets.retrieval.cached_encoder import CachedEncoder
 from memnets.retrieval.encoder import Encoder
+from memnets.retrieval.passages import SpanRules
 from memnets.serving.answer import Limits
 from memnets.serving.class_reader import ClassReader
 from memnets.serving.memory_reader import MemoryReader, Retrieval
+from memnets.serving.reading import Reader
+from memnets.serving.span_passages import SpanPassages
 from memnets.tasks.base import Task
-from memnets.tasks.people_qa import PeopleQA
+from memnets.tasks.served import ServedTask
 
 FORMAT = 1
 MANIFEST, CONFIG, MODEL, MEMORY = "manifest.json", "config.yaml", "model.safetensors", "memory"
@@ -74,17 +77,14 @@ def open_folder(folder: Path, overrides: Sequence[str] = (), limits: Limits = Li
             f"here ({encoder.identity[:10]}); put that one in its place, or name its folder: "
             f"task.encoder.encoder.name=PATH"
         )
-    if len(manifest["answers"]) != task.spec.output_size:
-        told = f"{len(manifest['answers'])} answers, and its model has {task.spec.output_size}"
-        raise FolderError(f"{folder} has {told}: export it anew")
     _load_weights(experiment.model, folder / MODEL)
+    reader = _reader(folder, experiment, task.spans, manifest["answers"])
     kind: Any = type(task.memory(encoder))
     try:
         memory = kind.load(folder / MEMORY, encoder)
     except MemoryFolderError as error:
         raise FolderError(str(error)) from error
     retrieval = Retrieval(task.relevance, task.selection, manifest["score_unit"])
-    reader = ClassReader(experiment.model.eval(), manifest["answers"])
     return MemoryReader(memory, retrieval, reader, folder / MEMORY, limits, manifest["name"], manifest["example"])
 
 
@@ -112,18 +112,29 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def served_task(task: Task, folder: Path) -> PeopleQA:
+def served_task(task: Task, folder: Path) -> ServedTask:
     """Return the task once it is clear that its reader can be served.
 
     Raises:
         FolderError: it reads no external memory of texts.
     """
-    if not isinstance(task, PeopleQA):
+    if not isinstance(task, ServedTask):
         raise FolderError(
             f"{folder}: its task is {type(task).__name__}, and only a reader of a memory of texts can be exported; "
-            f"train one with experiment=people_qa"
+            f"train one with experiment=people_qa or experiment=squad_reading"
         )
     return task
+
+
+def _reader(folder: Path, experiment: Experiment, spans: SpanRules | None, answers: list[str]) -> Reader:
+    """Return what answers: by spans of the passages, or by the answers that its model's classes are."""
+    model = experiment.model.eval()
+    if spans is not None:
+        return SpanPassages(model, spans)
+    if len(answers) != experiment.task.spec.output_size:
+        told = f"{len(answers)} answers, and its model has {experiment.task.spec.output_size}"
+        raise FolderError(f"{folder} has {told}: export it anew")
+    return ClassReader(model, answers)
 
 
 def plain(encoder: Encoder) -> Encoder:

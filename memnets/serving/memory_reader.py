@@ -160,20 +160,21 @@ class MemoryReader:
         selected = selection.select(scores)
         selected = selected._replace(scores=selected.scores / self.retrieval.score_unit)
         entries = [self.memory.entry(row) for row in selected.rows[selected.mask].tolist()]
-        found = Found(question, query, [entry for entry in entries if entry], self.memory.read(selected))
-        return found, selected
+        block, relevance = self.memory.read(selected), selected.scores[selected.mask].tolist()
+        return Found(question, query, [entry for entry in entries if entry], block, relevance), selected
 
     def _passages(self, found: Found, selected: Selected, reading: Reading) -> tuple[Passage, ...]:
         """What was read, with its share of attention; the most relevant first."""
-        rows, scores = selected.rows[selected.mask].tolist(), selected.scores[selected.mask].tolist()
-        answers = reading.answers or [()] * len(rows)
+        rows = selected.rows[selected.mask].tolist()
+        nothing: list[tuple[Span, ...]] = [()] * len(rows)
+        spans = zip(reading.answers or nothing, reading.tokens or nothing, strict=True)
         passages = []
-        for row, score, entry, spans in zip(rows, scores, found.entries, answers, strict=True):
+        for row, score, entry, (answers, own) in zip(rows, found.relevance, found.entries, spans, strict=True):
             items = (found.block.rows[0] == row) & found.block.mask[0]
             weights = None if reading.attention is None else reading.attention[items]
             share = None if weights is None else float(weights.sum())
-            tokens = self._tokens(entry.text, found.block, weights)
-            passages.append(Passage(entry.id, entry.text, score, share, tokens, tuple(spans)))
+            tokens = tuple(own) or self._tokens(entry.text, found.block, weights)
+            passages.append(Passage(entry.id, entry.text, score, share, tokens, tuple(answers)))
         return tuple(sorted(passages, key=lambda passage: -passage.relevance))
 
     def _tokens(self, text: str, block: Block, weights: Float[Tensor, " items"] | None) -> tuple[Span, ...]:
@@ -203,6 +204,8 @@ class MemoryReader:
 
     def _seen(self, text: str) -> tuple[str, bool]:
         """What of a text the reader can read, and whether that is less than all."""
+        if (end := self.reader.end(text)) is not None:
+            return text[:end], bool(text[end:].strip())
         places = self.memory.encoder.places(text)
         most = getattr(self.memory, "max_tokens", len(places))
         end = max((end for _, end in places[:most]), default=0)
@@ -213,7 +216,7 @@ class MemoryReader:
         for entry in entries:
             seen, cut = self._seen(entry.text)
             if cut:
-                notes.append(f"{entry.id}: it is found by all of its text, but read no further than “…{seen[-40:]}”")
+                notes.append(f"{entry.id}: all of it may be looked for, but it is read no further than “…{seen[-40:]}”")
             if (note := self.reader.note(seen)) is not None:
                 notes.append(f"{entry.id}: {note}")
         return notes if len(notes) <= SHOWN else [*notes[:SHOWN], f"and {len(notes) - SHOWN} more like these"]

@@ -48,8 +48,9 @@ function measure(name, share, shown) {
   return [made("span", name), outer, made("span", shown, "number")];
 }
 
-/* A passage's text with its tokens shaded by weight and answers underlined. The server counts code points. */
-function shaded(passage) {
+/* A passage's text with its tokens shaded by weight, and what may be the answer underlined, the fainter the less probable;
+   where it says what was answered it is strong. The server counts code points. */
+function shaded(passage, said) {
   const letters = [...passage.text], line = made("p");
   const edges = new Set([0, letters.length]);
   for (const span of [...passage.tokens, ...passage.answers]) edges.add(span.start).add(span.end);
@@ -64,20 +65,30 @@ function shaded(passage) {
       if (token.weight > 0.004) part.style.background = "rgba(var(--heat), " + token.weight.toFixed(3) + ")";
       if (token.weight > 0.55) part.classList.add("strong");
     }
-    line.append(answer ? made("u") : part);
-    if (answer) line.lastChild.append(part);
+    const told = answer && letters.slice(answer.start, answer.end).join("");
+    line.append(answer ? underlined(part, answer.weight, told === said) : part);
   }
   return line;
 }
 
-function showPassage(passage, best) {
+function underlined(part, probability, strong) {
+  const line = made("u", "", strong ? "said" : "");
+  line.title = "probability " + probability.toFixed(3);
+  line.style.textDecorationColor = "rgba(var(--heat), " + Math.max(0.12, probability).toFixed(3) + ")";
+  line.append(part);
+  return line;
+}
+
+function showPassage(passage, best, said) {
   const item = made("li"), measures = made("div", "", "measures");
   const id = made("span", passage.id, "id");
   id.title = passage.id;
   measures.append(id, ...measure("relevance", passage.relevance / best, passage.relevance.toFixed(2)));
   if (passage.attention !== null)
     measures.append(...measure("attention", passage.attention, passage.attention.toFixed(2)));
-  item.append(shaded(passage), measures);
+  if (passage.answers.length)
+    measures.append(...measure("answer", passage.answers[0].weight, passage.answers[0].weight.toFixed(2)));
+  item.append(shaded(passage, said), measures);
   return item;
 }
 
@@ -91,7 +102,7 @@ function showAnswer(told) {
     return row;
   }));
   const best = Math.max(1e-9, ...told.passages.map((passage) => passage.relevance));
-  element("passages").replaceChildren(...told.passages.map((passage) => showPassage(passage, best)));
+  element("passages").replaceChildren(...told.passages.map((passage) => showPassage(passage, best, told.answer)));
   element("result").hidden = false;
 }
 
@@ -152,8 +163,9 @@ async function list() {
   if (number !== listing) return;  // a later search is under way
   element("count").textContent = told.total.toLocaleString("en") + (told.total === 1 ? " entry" : " entries");
   element("entries").replaceChildren(...told.entries.map(({ id, text }) => {
-    const item = made("li"), words = made("div", text), button = made("button", "Erase");
-    words.append(made("small", id));
+    const item = made("li"), words = made("div"), button = made("button", "Erase");
+    words.title = text;
+    words.append(made("span", text), made("small", id));
     button.type = "button";
     button.setAttribute("aria-label", "Erase " + id);
     button.onclick = () => { button.disabled = true; erase(id); };

@@ -21,12 +21,14 @@ class Found(NamedTuple):
         query: its encoding.
         entries: what was found, most relevant first.
         block: the same, as models read it.
+        relevance: of each entry.
     """
 
     question: str
     query: Float[Tensor, "1 word"]
     entries: Sequence[Entry]
     block: Block
+    relevance: Sequence[float] = ()
 
 
 class Reading(NamedTuple):
@@ -36,11 +38,13 @@ class Reading(NamedTuple):
         ranking: answers with their probabilities, most probable first.
         attention: the share that each item of the Block has; None where there is none.
         answers: by entry, where answers stand in its text; nothing of a reader that knows its answers beforehand.
+        tokens: by entry, the parts of its text that were read, with their weight; nothing where the Block's are meant.
     """
 
     ranking: tuple[tuple[str, float], ...]
     attention: Float[Tensor, " items"] | None = None
     answers: Sequence[Sequence[Span]] = ()
+    tokens: Sequence[Sequence[Span]] = ()
 
 
 @runtime_checkable
@@ -49,6 +53,10 @@ class Reader(Protocol):
 
     def read(self, found: Found) -> Reading:
         """Answer."""
+        ...
+
+    def end(self, text: str) -> int | None:
+        """Where reading of a long text ends; None of a reader of the Block's items, which the memory cuts."""
         ...
 
     def value(self, text: str) -> int:

@@ -21,7 +21,7 @@ from memnets.serving.answer import Answer, Passage, Refused
 from memnets.serving.documents import read_documents
 from memnets.serving.memory_reader import MemoryReader
 
-RIVALS, LISTED = 3, 20
+RIVALS, LISTED, LIKELY = 3, 20, 0.1
 SHADES = ((0.6, "bold white on #0068a8"), (0.3, "white on #3d8fc2"), (0.1, "black on #b8d8ec"))
 
 
@@ -97,23 +97,27 @@ class Terminal:
         self.console.print(Text(answer.text or "(no answer)", "bold"))
         rivals = "  ".join(f"{text} {share:.3f}" for text, share in answer.ranking[: 1 + RIVALS])
         self.console.print(Text(f"  {rivals}", "dim"))
-        table = Table("relevance", "attention", "id", "passage", box=None, padding=(0, 1), header_style="dim")
+        spans = any(passage.answers for passage in answer.passages)
+        share = "answer" if spans else "attention"
+        table = Table("relevance", share, "id", "passage", box=None, padding=(0, 1), header_style="dim")
         for passage in answer.passages:
-            share = "" if passage.attention is None else f"{passage.attention:.2f}"
-            table.add_row(f"{passage.relevance:.2f}", share, Text(passage.id), shaded(passage))
+            shares = [span.weight for span in passage.answers[:1]] if spans else [passage.attention]
+            told = "".join(f"{share:.2f}" for share in shares if share is not None)
+            table.add_row(f"{passage.relevance:.2f}", told, Text(passage.id), shaded(passage))
         self.console.print(table)
 
 
 def shaded(passage: Passage) -> Text:
-    """Return a passage with what was attended to shaded, and answers underlined."""
+    """Return a passage with what was attended to shaded, and underlined what is likely to be the answer."""
     text = Text(passage.text)
     for start, end, weight in passage.tokens:
         for least, style in SHADES:
             if weight >= least:
                 text.stylize(style, start, end)
                 break
-    for start, end, _ in passage.answers:
-        text.stylize("bold underline", start, end)
+    for start, end, weight in passage.answers:
+        if weight >= LIKELY:
+            text.stylize("bold underline", start, end)
     return text
 
 

@@ -24,6 +24,7 @@ from memnets.retrieval.selection import Selected, Selection, TopK
 from memnets.retrieval.sequence_memory import SequenceMemory
 from memnets.tasks.base import Task, Texts, as_tensor, class_accuracy, class_loss, epoch_indices, generator
 from memnets.tasks.people_facts import ANSWERS, ATTRIBUTES, Fact, draw_facts, edit
+from memnets.tasks.served import Served
 
 Asks = Literal["all", "edited", "kept"]
 
@@ -65,6 +66,7 @@ class PeopleQA(Task):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy",)
+    spans: ClassVar[None] = None
 
     num_people: int = 500
     num_validation_people: int = 20
@@ -158,6 +160,10 @@ class PeopleQA(Task):
         if self.asks != "all":
             return {"test": self}
         return {"test": self, "edited": replace(self, asks="edited"), "kept": replace(self, asks="kept")}
+
+    def served(self) -> Served:
+        """Everybody's facts, and one of the test's questions."""
+        return Served(memory_of(self), asked_facts(self, "test")[0].question, score_unit(self), ANSWERS)
 
     def _asked(self, batch: Batch) -> list[Fact]:
         """Facts that are asked for, as they were before any edit, told by the questions' vectors."""

@@ -17,18 +17,18 @@ from memnets.contracts import Batch, Ratio, Spec, Split
 from memnets.files import data_root
 from memnets.retrieval.base import Relevance
 from memnets.retrieval.encoder import Encoder, HashedEncoder
-from memnets.retrieval.passages import SPECIAL, Passages, best_spans, joined, stacked
+from memnets.retrieval.passages import SPECIAL, Passages, SpanRules, best_spans, joined, stacked
 from memnets.retrieval.ranking import gold_ranks
 from memnets.retrieval.relevance import Oracle
 from memnets.retrieval.selection import Selected, Selection, TopK
 from memnets.retrieval.tokenizer import HashedTokenizer, Tokenizer
+from memnets.retrieval.vector_memory import VectorMemory
 from memnets.tasks.base import Task, class_loss, generator, ratio
-from memnets.tasks.squad_relevance import paragraph_scores
+from memnets.tasks.length_pools import training_rows
+from memnets.tasks.served import Served
+from memnets.tasks.squad_relevance import article_memory, paragraph_scores
 from memnets.tasks.squad_scores import exact_match, f1
 from memnets.tasks.squad_tokens import SquadTokens, squad_tokens
-
-POOL = 20
-"""Training batches between whose questions those of like length are put together."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,6 +74,7 @@ class SquadReading(Task):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ("exact_match", "f1")
+    memory: ClassVar[type[VectorMemory]] = VectorMemory
 
     file: str = "dev-v1.1"
     tokenizer: Tokenizer = field(default_factory=HashedTokenizer)
@@ -125,7 +126,7 @@ class SquadReading(Task):
         asked = asked_of(self, split)
         if split == "train":
             return self._read(
-                asked, _training_rows(asked.lengths, index, batch_size, seed), generator(seed, split, index)
+                asked, training_rows(asked.lengths, index, batch_size, seed), generator(seed, split, index)
             )
         places = np.argsort(-np.array(asked.lengths), kind="stable")[index * batch_size : (index + 1) * batch_size]
         if not len(places):
@@ -186,6 +187,17 @@ class SquadReading(Task):
         }
         return {"test": self, **others}
 
+    @property
+    def spans(self) -> SpanRules:
+        """How the test reads, and chooses among spans."""
+        return SpanRules(self.tokenizer, self.max_tokens, self.max_question, self.max_answer, self.relevance_weight)
+
+    def served(self) -> Served:
+        """All paragraphs of the file, and the first question of the test."""
+        data = self.data
+        first = data.asked(data.titles("test", self.num_validation_articles, self.num_test_articles))[0]
+        return Served(article_memory(data.squad, self.encoder), data.squad.questions[first].text)
+
     def _read(self, asked: Asked, places: np.ndarray, random: np.random.Generator | None) -> Batch:
         """Return the questions at some places of a split, joined to their passages; training brings random numbers."""
         numbers = [asked.numbers[place] for place in places]
@@ -237,25 +249,6 @@ def _window(length: int, width: int, inside: tuple[int, int], random: np.random.
         return 0
     least, most = max(0, inside[1] + 1 - width), min(inside[0], length - width)
     return int(random.integers(min(least, most), max(least, most) + 1))
-
-
-def _training_rows(lengths: tuple[int, ...], index: int, batch_size: int, seed: int) -> np.ndarray:
-    """Places of training batch `index`: an epoch is one shuffled pass, sorted by length within pools of batches."""
-    if batch_size > len(lengths):
-        raise ValueError(f"a batch of {batch_size} needs at least as many questions; there are {len(lengths)}")
-    epoch, number = divmod(index, len(lengths) // batch_size)
-    return _epoch(lengths, epoch, batch_size, seed)[number]
-
-
-@lru_cache(maxsize=4)
-def _epoch(lengths: tuple[int, ...], epoch: int, batch_size: int, seed: int) -> list[np.ndarray]:
-    random = generator(seed, "train", epoch)
-    order, known = random.permutation(len(lengths)), np.array(lengths)
-    pools = [order[at : at + POOL * batch_size] for at in range(0, len(order), POOL * batch_size)]
-    sorted_pools = [pool[np.argsort(known[pool], kind="stable")] for pool in pools]
-    batches = [pool[at : at + batch_size] for pool in sorted_pools for at in range(0, len(pool), batch_size)]
-    whole = [batch for batch in batches if len(batch) == batch_size]
-    return [whole[i] for i in random.permutation(len(whole))]
 
 
 class Asked(NamedTuple):

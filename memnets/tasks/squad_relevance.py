@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -38,4 +39,15 @@ def paragraph_memory(paragraphs: tuple[str, ...], encoder: Encoder) -> VectorMem
     """Return a memory whose row i holds paragraph i; its id is the number. Made once: not to be changed."""
     memory = VectorMemory(encoder)
     memory.write([Entry(str(number), text) for number, text in enumerate(paragraphs)])
+    return memory
+
+
+def article_memory(squad: Squad, encoder: Encoder) -> VectorMemory:
+    """Return a memory of all paragraphs, for people: the third one of an article is `Title_of_it/3`."""
+    memory, numbers = VectorMemory(encoder), Counter[str]()
+    entries = []
+    for title, text in zip(squad.titles, squad.paragraphs, strict=True):
+        numbers[title] += 1
+        entries.append(Entry(f"{title}/{numbers[title]}", text))
+    memory.write(entries)
     return memory
