@@ -19,6 +19,7 @@ from memnets.memory.slots.knn import KNNMemory
 from memnets.memory.slots.persistent import PersistentMemory
 from memnets.memory.slots.recurrent_tokens import RecurrentTokens
 from memnets.memory.slots.segment_cache import SegmentCache
+from memnets.memory.slots.tokens import MemoryTokens
 from memnets.models.memory_transformer import MemoryTransformer
 
 INTEGRATIONS = {
@@ -123,6 +124,13 @@ class TestRules:
             tiny(Vectors, integration=JointSoftmax)
         assert isinstance(tiny(Vectors).blocks[0].attention.integration, GatedSum)
         assert isinstance(tiny(KINDS["knn"]).blocks[0].attention.integration, JointSoftmax)
+
+    @pytest.mark.parametrize(
+        ("memory", "options"), [(None, {}), (MemoryTokens, {}), (KINDS["knn"], {"memory_layers": []})]
+    )
+    def test_needs_a_memory_of_a_layer(self, memory, options):
+        with pytest.raises(ValueError, match="integration joins a layer's memory to its window, but no layer has one"):
+            tiny(memory, integration=GatedSum, **options)
 
     @pytest.mark.parametrize("first_gate", [0.0, 1.0, -1.0])
     def test_refuses_a_gate_that_cannot_move(self, first_gate):

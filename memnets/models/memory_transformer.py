@@ -91,6 +91,11 @@ class MemoryTransformer(SequenceModel):
         self.token_shift = None if token_shift is None else token_shift(d_model)
         self.memory_tokens, self.memories = make_memories(memory, sizes, self.memory_layers, share_memory)
         self.segment_length = self.memory_tokens.segment_length if self.memory_tokens else None
+        if integration is not None and not len(self.memories):
+            raise ValueError(
+                "model.integration joins a layer's memory to its window, but no layer has one (memory tokens are seen "
+                "beside the window): leave it out (null)"
+            )
         joins = [make_integration(integration, self._memory(layer), sizes) for layer in range(num_layers)]
         self.blocks = nn.ModuleList(DecoderLayer(sizes, feed_forward_size, dropout, join) for join in joins)
         self.norm = nn.LayerNorm(d_model)
