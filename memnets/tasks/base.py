@@ -85,6 +85,10 @@ class Task(ABC):
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Ratio]:
         """Metrics as sums and counts, so that batches and processes add up exactly."""
 
+    def judge_written(self, written: Tensor, batch: Batch) -> dict[str, Ratio]:
+        """Metrics of what a model wrote by itself, `[batch time]` as `SequenceModel.go_on` returns it, if it can."""
+        return {}
+
     def derived_metrics(self, means: dict[str, float]) -> dict[str, float]:
         """Return what is no mean itself but follows from the means over a split: the perplexity from the loss."""
         return {}

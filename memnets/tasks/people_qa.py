@@ -106,19 +106,27 @@ class PeopleQA(Task):
         Raises:
             IndexError: validation or test has no batch `index`.
         """
-        asked = asked_of(self, split)
-        if split == "train":
-            rows = as_tensor(epoch_indices(len(asked.answer), index, batch_size, seed))
-        else:
-            order = as_tensor(generator(seed, split, 0).permutation(len(asked.answer)))
-            rows = order[index * batch_size : (index + 1) * batch_size]
-            if not len(rows):
-                raise IndexError(f"{split} has {self.num_batches(split, batch_size)} batches, none number {index}")
+        asked, rows = asked_of(self, split), self.rows(split, index, batch_size, seed)
         block = memory_of(self).read(Selected(*(part[rows] for part in asked.selected)))
         supports = (block.rows == asked.gold[rows, None]) & block.mask
         answer = asked.answer[rows]
         inputs = Question(asked.query[rows], block)
         return Batch(inputs, answer, torch.ones_like(answer, dtype=torch.bool), supports=supports)
+
+    def rows(self, split: Split, index: int, batch_size: int, seed: int) -> Int[Tensor, " batch"]:
+        """Return which of a split's questions a batch asks.
+
+        Raises:
+            IndexError: validation or test has no batch `index`.
+        """
+        count = len(asked_facts(self, split))
+        if split == "train":
+            return as_tensor(epoch_indices(count, index, batch_size, seed))
+        order = as_tensor(generator(seed, split, 0).permutation(count))
+        rows = order[index * batch_size : (index + 1) * batch_size]
+        if not len(rows):
+            raise IndexError(f"{split} has {self.num_batches(split, batch_size)} batches, none number {index}")
+        return rows
 
     def num_batches(self, split: Split, batch_size: int) -> int:
         """Return the batches that ask every question once; training leaves an incomplete last batch out."""
@@ -137,7 +145,7 @@ class PeopleQA(Task):
         """Tell the question by its vector, and read the value of the fact it asks for, retrieved or not."""
         facts, memory = facts_of(self), memory_of(self)
         number = (batch.inputs.query.float() @ encoded_questions(self).T).argmax(-1)
-        values = [_held(memory, facts[i].id)[1].value for i in number.tolist()]
+        values = [held(memory, facts[i].id)[1].value for i in number.tolist()]
         return 20.0 * F.one_hot(torch.tensor(values), len(ANSWERS))
 
     def test_sets(self) -> dict[str, Task]:
@@ -226,7 +234,7 @@ def asked_of(task: PeopleQA, split: Split) -> Asked:
     query = encoded_questions(task)[[number[fact.id] for fact in facts]]
     selected = task.selection.select(scores_of(task, split))
     selected = selected._replace(scores=selected.scores / score_unit(task))
-    gold = torch.tensor([_held(memory, fact.id)[0] for fact in facts])
+    gold = torch.tensor([held(memory, fact.id)[0] for fact in facts])
     return Asked(query, gold, torch.tensor([fact.value for fact in facts]), selected)
 
 
@@ -266,7 +274,7 @@ def _entry(fact: Fact) -> Entry:
     return Entry(fact.id, fact.text, fact.value)
 
 
-def _held(memory: ExternalMemory, id: str) -> tuple[int, Entry]:
+def held(memory: ExternalMemory, id: str) -> tuple[int, Entry]:
     """Row and entry of an id that the memory holds."""
     row = memory.row(id)
     assert row is not None
