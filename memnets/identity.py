@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from memnets.training.checkpoint import MANIFEST, CheckpointError
+from memnets.training.initial import initial_checkpoint
 from memnets.training.run import find_checkpoint
 from memnets.training.settings import HOUSEKEEPING, RuntimeSettings
 
@@ -27,19 +29,19 @@ def identity(config: dict[str, Any]) -> str:
     kept["trainer"] = {key: value for key, value in config["trainer"].items() if key != "num_replicas"}
     runtime = config.get("runtime") or {}
     kept["runtime"] = {k: v for k, v in runtime.items() if k not in HOUSEKEEPING}
-    if runtime.get("resume", "auto") not in ("auto", "never"):
-        kept["start"] = _start(Path(runtime["resume"]))
-    if kept["trainer"].get("initial_weights") is not None:
-        kept["initial"] = _start(Path(kept["trainer"]["initial_weights"]))
+    if (start := runtime.get("resume", "auto")) not in ("auto", "never"):
+        kept["start"] = _start(start, lambda: find_checkpoint(Path(start)))
+    if (initial := kept["trainer"].get("initial_weights")) is not None:
+        kept["initial"] = _start(initial, lambda: initial_checkpoint(initial, runs_dir(config), config["seed"]))
     return hashlib.sha256(json.dumps(_numbers(kept), sort_keys=True).encode()).hexdigest()[:10]
 
 
-def _start(path: Path) -> str:
-    """What a run starts from: the checksums of a checkpoint's files, or a path that will be refused when it is run."""
+def _start(given: str, find: Callable[[], Path]) -> str:
+    """What a run starts from: the checksums of a checkpoint's files, or words that will be refused when it is run."""
     try:
-        return (find_checkpoint(path) / MANIFEST).read_text()
+        return (find() / MANIFEST).read_text()
     except CheckpointError:
-        return str(path)
+        return given
 
 
 def _numbers(node: Any) -> Any:
@@ -53,8 +55,12 @@ def _numbers(node: Any) -> Any:
 
 def run_folder(config: dict[str, Any]) -> Path:
     """Where the run of this configuration lives: its name and the hash of what it is."""
-    runs_dir = (config.get("runtime") or {}).get("runs_dir", RuntimeSettings.runs_dir)
-    return Path(runs_dir) / f"{run_name(config)}-{identity(config)}"
+    return runs_dir(config) / f"{run_name(config)}-{identity(config)}"
+
+
+def runs_dir(config: dict[str, Any]) -> Path:
+    """Where runs live."""
+    return Path((config.get("runtime") or {}).get("runs_dir", RuntimeSettings.runs_dir))
 
 
 def replicas(config: dict[str, Any]) -> list[dict[str, Any]]:

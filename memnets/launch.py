@@ -18,7 +18,7 @@ from memnets.ops.backend import use_backend
 from memnets.tasks.base import Task
 from memnets.training import checkpoint
 from memnets.training.distributed import Processes, processes
-from memnets.training.initial import load_part
+from memnets.training.initial import initial_checkpoint, load_part
 from memnets.training.logger import RunLogger
 from memnets.training.replica_runs import ReplicaRuns
 from memnets.training.run import DONE, REFUSED, Run, find_checkpoint, locked, status_of
@@ -118,8 +118,9 @@ def make_trainer(experiment: Experiment, folder: Path, logger: RunLogger, group:
     Raises:
         CheckpointError: the weights it is to begin with can't be used.
     """
-    if experiment.trainer.initial_weights is not None:
-        load_part(experiment.model, Path(experiment.trainer.initial_weights), experiment.trainer.initial_part)
+    if (given := experiment.trainer.initial_weights) is not None:
+        found = initial_checkpoint(given, Path(experiment.runtime.runs_dir), experiment.seed)
+        load_part(experiment.model, found, experiment.trainer.initial_part)
     return Trainer(
         experiment.task,
         experiment.model,

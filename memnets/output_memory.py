@@ -43,6 +43,7 @@ class Wanted:
         size: entries of the cache.
         k: neighbours of a step in the datastore.
         entries: of the datastore, read from the training text's streams until there are so many; None: all of it.
+        probes: of the cells that FAISS sorts the datastore into, how many are looked into; None: search is exact.
         overrides: of the run's configuration.
     """
 
@@ -51,6 +52,7 @@ class Wanted:
     size: int = 2000
     k: int = 64
     entries: int | None = None
+    probes: int | None = None
     overrides: list[str] = field(default_factory=list)
 
 
@@ -71,8 +73,20 @@ class Measured:
     test: float
 
 
-def measure(wanted: Wanted, console: Console | None = None) -> list[Measured]:
-    """Return the model alone, with each memory, and with both; append them to the run's `evaluations.jsonl`.
+class Result(NamedTuple):
+    """What was measured: the model alone, with each memory, and with both.
+
+    Attributes:
+        rows: one for each.
+        search_recall: share of the exact nearest entries of the datastore that were found; 1 without one.
+    """
+
+    rows: list[Measured]
+    search_recall: float
+
+
+def measure(wanted: Wanted, console: Console | None = None) -> Result:
+    """Measure the model alone, with each memory, and with both; append it to the run's `evaluations.jsonl`.
 
     Texts are read in order, in `task.eval_streams` streams (one, if that is null), with state and memories carried from
     segment to segment. Strength and share of each memory minimise the loss on validation; for both together, the shares
@@ -81,7 +95,8 @@ def measure(wanted: Wanted, console: Console | None = None) -> list[Measured]:
     Raises:
         ConfigError, CheckpointError, DataError: as `read_language_model`.
         DatastoreError: the run's datastore is damaged, or was built from other weights, text or number of entries.
-        ValueError: an unknown kind, or a size, k or number of entries below 1 or too large.
+        ValueError: an unknown kind, or a size, k, number of entries or of probes below 1 or too large.
+        ImportError: probes without FAISS.
     """
     if wanted.kind not in ("cache", "knn_lm", "both"):
         raise ValueError(f"kind={wanted.kind}: choose cache, knn_lm or both")
@@ -89,7 +104,10 @@ def measure(wanted: Wanted, console: Console | None = None) -> list[Measured]:
     console = console or Console(stderr=True)
     with use_backend(trained.experiment.runtime.backend):
         memories = make_memories(trained, wanted, console)
-        scale = mean_squared_length(trained)
+        hidden = first_states(trained)
+        scale = float(hidden.double().square().sum(-1).mean())
+        store = memories.get("knn_lm")
+        found = store.search_recall(hidden) if isinstance(store, Datastore) else 1.0
         tried = {name: [strength / scale for strength in STRENGTHS[name]] for name in memories}
         validation = recall(trained, "validation", memories, tried, console)
         mixtures = [{}, *tune(validation, tried)]
@@ -99,8 +117,9 @@ def measure(wanted: Wanted, console: Console | None = None) -> list[Measured]:
         Measured(mixture, perplexity(loss(validation, mixture, tried)), perplexity(loss(test, mixture, chosen)))
         for mixture in mixtures
     ]
-    _append(trained, wanted, rows)
-    return rows
+    result = Result(rows, found)
+    _append(trained, wanted, result)
+    return result
 
 
 def make_memories(trained: TrainedLanguageModel, wanted: Wanted, console: Console) -> dict[str, OutputMemory]:
@@ -127,7 +146,7 @@ def _datastore(trained: TrainedLanguageModel, wanted: Wanted, console: Console) 
     origin = {"weights": weights_hash(trained.model), "text": text, "entries": entries}
     if not folder.exists():
         Datastore(*read_entries(trained, entries, console), k=wanted.k).save(folder, origin)
-    return Datastore.load(folder, origin, wanted.k)
+    return Datastore.load(folder, origin, wanted.k, wanted.probes)
 
 
 @torch.no_grad()
@@ -163,11 +182,12 @@ def reading(
 
 
 @torch.no_grad()
-def mean_squared_length(trained: TrainedLanguageModel) -> float:
-    """Of what the head reads in the first segment of validation."""
+def first_states(trained: TrainedLanguageModel) -> Float[Tensor, "steps hidden"]:
+    """What the head reads in the first segment of validation."""
     batch = trained.task.segment("validation", 0, 1).to(trained.device)
     hidden, _, _ = read_hidden(trained.model, batch.inputs)
-    return float(hidden[batch.mask].double().square().sum(-1).mean())
+    states: Tensor = hidden[batch.mask]
+    return states
 
 
 @torch.no_grad()
@@ -228,11 +248,18 @@ def loss(
     return -float(mix([recalled["model"][0], *parts], [1.0 - sum(shares), *shares]).mean())
 
 
-def _append(trained: TrainedLanguageModel, wanted: Wanted, rows: Sequence[Measured]) -> None:
+def _append(trained: TrainedLanguageModel, wanted: Wanted, result: Result) -> None:
     """Add a line to the run's evaluations."""
-    settings = {"kind": wanted.kind, "size": wanted.size, "k": wanted.k, "entries": wanted.entries}
+    settings = {
+        "kind": wanted.kind,
+        "size": wanted.size,
+        "k": wanted.k,
+        "entries": wanted.entries,
+        "probes": wanted.probes,
+    }
     line: dict[str, Any] = {"checkpoint": trained.checkpoint.name, "overrides": wanted.overrides, "date": now()}
-    line["output_memory"] = {**settings, "rows": [_plain(row) for row in rows]}
+    found = {"search_recall": result.search_recall, "rows": [_plain(row) for row in result.rows]}
+    line["output_memory"] = settings | found
     with (trained.folder / "evaluations.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
 

@@ -96,6 +96,15 @@ class TestFaults:
         assert files(second) == [path]
         assert read_pack(path) is not None
 
+    def test_reads_no_file_but_those_of_texts_asked_for(self, make):
+        first = make()
+        first.encode(["ann"])
+        other = files(first)[0]
+        first.encode(["mary"])
+        other.write_bytes(other.read_bytes()[:-1] + b"!")  # would be found damaged
+        assert same(make().encode(["mary"]), HashedEncoder(8).encode(["mary"]))
+        assert other.exists()
+
     def test_what_another_program_put_there_is_no_pack(self, make):
         first = make()
         first.encode(["ann"])

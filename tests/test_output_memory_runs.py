@@ -70,6 +70,14 @@ class TestRecall:
             expected = float(weights[words[nearest] == ids[step]].sum())
             assert float(found["knn_lm"][0, step].exp()) == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
+    def test_few_probes_are_what_measure_passes_on(self, trained):
+        """All cells: as exact search."""
+        pytest.importorskip("faiss")
+        exact, probed = (measure(Wanted(trained.folder, "knn_lm", k=3, probes=n), QUIET).rows for n in (None, 1000))
+        assert probed[1].test == pytest.approx(exact[1].test, rel=1e-4)
+        written = (trained.folder / "evaluations.jsonl").read_text().splitlines()
+        assert [json.loads(line)["output_memory"]["probes"] for line in written] == [None, 1000]
+
     def test_entries_are_what_the_head_reads_before_each_word(self, folder):  # noqa: F811
         """In one stream they are those of the whole text read at once, and so many of them as were asked for."""
         trained = read_language_model(folder, ["trainer.eval_batch_size=1", "task.eval_segment_length=7"])
@@ -153,7 +161,7 @@ class TestMeasure:
             return plain(trained, split, *rest)
 
         monkeypatch.setattr(output_memory, "recall", listening)
-        rows = measure(Wanted(folder, "both", size=30, k=4), QUIET)
+        rows = measure(Wanted(folder, "both", size=30, k=4), QUIET).rows
         assert splits == ["validation", "test"], "the test is read once, after all is tuned"
         assert [list(row.memories) for row in rows] == [[], ["cache"], ["knn_lm"], ["cache", "knn_lm"]]
         alone = evaluate(*model_and_task(folder, ["task.eval_streams=1"]), "test", 1, ALONE)
@@ -178,9 +186,9 @@ class TestMeasure:
         assert measurements(read_run(folder)) == after
 
     def test_a_datastore_serves_the_weights_it_was_built_with(self, folder):  # noqa: F811
-        first = measure(Wanted(folder, "knn_lm", k=4), QUIET)
+        first = measure(Wanted(folder, "knn_lm", k=4), QUIET).rows
         written = (folder / "datastore" / "datastore.safetensors").stat().st_mtime_ns
-        again = measure(Wanted(folder, "knn_lm", k=4), QUIET)
+        again = measure(Wanted(folder, "knn_lm", k=4), QUIET).rows
         assert [(row.validation, row.test) for row in first] == [(row.validation, row.test) for row in again]
         assert (folder / "datastore" / "datastore.safetensors").stat().st_mtime_ns == written
         with pytest.raises(DatastoreError, match="was built from other entries than asked for"):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -51,6 +51,7 @@ class CachedEncoder:
 
     def __init__(self, encoder: Encoder, folder: str | None = None) -> None:
         self.encoder = encoder
+        self._known: dict[bytes, tuple[Tensor, Tensor, Tensor]] = {}
         self.folder = data_root(None) / FOLDER if folder is None else Path(folder).expanduser()
 
     @property
@@ -72,6 +73,7 @@ class CachedEncoder:
         if not texts:
             return self.encoder.encode(texts)
         digests = [hashlib.sha256(text.encode()).digest() for text in texts]
+        self._read(digests)
         if missing := {digest: text for digest, text in zip(digests, texts, strict=True) if digest not in self._known}:
             self._encode(list(missing), list(missing.values()))
         found = [self._known[digest] for digest in digests]
@@ -84,13 +86,18 @@ class CachedEncoder:
         return self.encoder.places(text)
 
     @cached_property
-    def _known(self) -> dict[bytes, tuple[Tensor, Tensor, Tensor]]:
-        """Vector, states and tokens of every text there is, by its hash."""
-        known: dict[bytes, tuple[Tensor, Tensor, Tensor]] = {}
-        for path in sorted(self._place.glob("*.safetensors")):
+    def _unread(self) -> dict[bytes, Path]:
+        """The file of every text that is kept and was not asked for yet, by the text's hash."""
+        return {digest: path for path in sorted(self._place.glob("*.safetensors")) for digest in digests_of(path)}
+
+    def _read(self, digests: Sequence[bytes]) -> None:
+        """Read the files of some texts, where there are any: a folder may hold many more than are ever asked for."""
+        wanted = {self._unread[digest] for digest in digests if digest in self._unread}
+        for path in sorted(wanted):
             if (pack := read_pack(path)) is not None:
-                known |= unpacked(pack)
-        return known
+                self._known |= unpacked(pack)
+        if wanted:
+            self._unread = {digest: path for digest, path in self._unread.items() if path not in wanted}
 
     @property
     def _place(self) -> Path:
@@ -135,6 +142,18 @@ def write_pack(folder: Path, pack: Pack) -> Path:
     return path
 
 
+def digests_of(path: Path) -> list[bytes]:
+    """Return the hashes of a file's texts without reading the rest; none, with a warning, where it is no pack."""
+    try:
+        with safe_open(path, "pt") as file:
+            return [bytes(digest) for digest in file.get_tensor("digests").tolist()]
+    except FileNotFoundError:  # another process took it away
+        return []
+    except SafetensorError:
+        discard(path)
+        return []
+
+
 def read_pack(path: Path) -> Pack | None:
     """Return a file's pack; None, with a warning and without the file, where it isn't what its name says."""
     try:
@@ -145,6 +164,11 @@ def read_pack(path: Path) -> Pack | None:
         return None
     except (SafetensorError, TypeError):
         pass
-    warnings.warn(f"{path} is damaged, so its texts are encoded anew", stacklevel=2)
-    path.unlink(missing_ok=True)
+    discard(path)
     return None
+
+
+def discard(path: Path) -> None:
+    """Take a damaged file away, with a warning."""
+    warnings.warn(f"{path} is damaged, so its texts are encoded anew", stacklevel=3)
+    path.unlink(missing_ok=True)

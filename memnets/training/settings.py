@@ -76,8 +76,9 @@ class TrainerSettings:
         bptt_length: truncate back-propagation through time to pieces of this many steps.
         carry_state: keep the state from batch to batch, detached, for tasks whose batches continue one another.
         compile: torch.compile what pays: a model names the part itself.
-        initial_weights: a run folder or checkpoint whose weights are those of the first step; optimizer, step and
-            all else begin anew (`runtime.resume` goes on from another run's instead).
+        initial_weights: a run folder or checkpoint whose weights are those of the first step, or the name of runs in
+            `runtime.runs_dir`: then of the finished one with the same seed. Optimizer, step and all else begin anew
+            (`runtime.resume` goes on from another run's instead).
         initial_part: of these the part whose names begin so, such as `encoder`; the rest is drawn. Empty: all.
     """
 

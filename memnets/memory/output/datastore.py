@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,28 @@ class DatastoreError(Exception):
 class Datastore(OutputMemory):
     """Entries that are given once and never change; a step recalls the `k` nearest, which score -|h_t - h_i|².
 
-    `strength` is one over the paper's temperature. Search is exact, and compares every step with every entry. A text
-    must not be measured with a datastore of its own: each step would find itself.
+    `strength` is one over the paper's temperature. Search is exact, and compares every step with every entry, unless it
+    looks into few of FAISS's cells, as the paper does. A text must not be measured with a datastore of its own: each
+    step would find itself.
 
     Args:
         keys: what the model's head read.
         words: what followed.
         k: entries recalled.
+        num_probes: cells that are looked into (`ApproximateNearest`); None: search is exact.
 
     Raises:
         ValueError: k is not between 1 and the number of entries, or a key is not finite.
+        ImportError: approximate search without FAISS.
     """
 
-    def __init__(self, keys: Float[Tensor, "entries hidden"], words: Int[Tensor, " entries"], k: int = 64) -> None:
+    def __init__(
+        self,
+        keys: Float[Tensor, "entries hidden"],
+        words: Int[Tensor, " entries"],
+        k: int = 64,
+        num_probes: int | None = None,
+    ) -> None:
         super().__init__()
         if not 1 <= k <= len(keys):
             raise ValueError(f"Datastore.k must be between 1 and the number of entries, {len(keys)}, not {k}")
@@ -46,6 +56,11 @@ class Datastore(OutputMemory):
         self.k = k
         self.register_buffer("keys", keys)
         self.register_buffer("words", words)
+        self._search: Callable[[Tensor, int], tuple[Tensor, Tensor]] | None = None
+        if num_probes is not None:
+            from memnets.memory.output.approximate import ApproximateNearest  # needs FAISS
+
+            self._search = ApproximateNearest(keys, num_probes)
 
     def initial_state(self, batch_size: int) -> tuple[()]:
         """Nothing: entries are not a text's."""
@@ -53,7 +68,8 @@ class Datastore(OutputMemory):
 
     def read(self, hidden: Float[Tensor, "batch time hidden"], state: tuple[()]) -> Recalled:
         """The nearest entries of every step."""
-        distances, places = nearest(rearrange(hidden, "b t w -> (b t) w"), self.get_buffer("keys"), self.k)
+        asked = rearrange(hidden, "b t w -> (b t) w")
+        distances, places = self._exact(asked) if self._search is None else self._search(asked, self.k)
         words = self.get_buffer("words")[places].long()
         split = {"b": hidden.shape[0], "t": hidden.shape[1]}
         return Recalled(*(rearrange(part, "(b t) k -> b t k", **split) for part in (-distances, words)))
@@ -64,6 +80,16 @@ class Datastore(OutputMemory):
         """All steps at once, as none changes what another finds."""
         return self.read(hidden, state), state
 
+    def search_recall(self, hidden: Float[Tensor, "queries hidden"]) -> float:
+        """Share of the k nearest that search finds: 1 where it is exact."""
+        if self._search is None:
+            return 1.0
+        farthest = self._exact(hidden)[0][:, -1:]
+        return float((self._search(hidden, self.k)[0] <= farthest * (1 + 1e-4)).double().mean())  # rounding is no miss
+
+    def _exact(self, asked: Float[Tensor, "queries hidden"]) -> tuple[Tensor, Tensor]:
+        return nearest(asked, self.get_buffer("keys"), self.k)
+
     def save(self, folder: Path, origin: dict[str, Any]) -> None:
         """Write the entries, then their checksum and origin: what `load` must be asked for."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +99,7 @@ class Datastore(OutputMemory):
         write_atomic(folder / FACTS, json.dumps(facts, indent=1))
 
     @staticmethod
-    def load(folder: Path, origin: dict[str, Any], k: int) -> Datastore:
+    def load(folder: Path, origin: dict[str, Any], k: int, num_probes: int | None = None) -> Datastore:
         """Read the entries that were saved with this very origin.
 
         Raises:
@@ -91,4 +117,4 @@ class Datastore(OutputMemory):
         differing = [name for name in origin if facts["origin"].get(name) != origin[name]]
         if differing:
             raise DatastoreError(f"{folder} was built from other {' and '.join(differing)} than asked for. {advice}")
-        return Datastore(**load_file(folder / ENTRIES), k=k)
+        return Datastore(**load_file(folder / ENTRIES), k=k, num_probes=num_probes)
