@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 
 import pytest
@@ -201,6 +202,22 @@ class TestRefusals:
         assert reader.ask(QUESTION) == answer
         change(reader, next(iter(before)))
         assert held(reader) == held(open_folder(folder)) != before
+
+
+    def test_a_disk_that_is_full_before_the_tensors_are_whole(self, tmp_path):
+        """Not simulated: no file of this process may be larger than its facts."""
+        reader = MemoryReader(VectorMemory(HashedEncoder(256)), Retrieval(Dense(), TopK(2)), FirstWords(), tmp_path)
+        reader.write("1", "london has a bridge")
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1200, limit[1]))
+        try:
+            with pytest.raises(Refused, match="can't be saved, so nothing was changed") as error:
+                reader.write("2", "rome has a dome")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        assert error.value.status == 507
+        assert list(held(reader)) == ["1"]
+        assert len(VectorMemory.load(tmp_path, HashedEncoder(256))) == 1
 
 
 class TestDocuments:
