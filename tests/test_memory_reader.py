@@ -73,7 +73,6 @@ class TestWalk:
             found = reader.memory.entry(reader.memory.row(text)).value
             assert found == (-1 if value is None else reader.reader.answers.index(value))
 
-
     def test_votes_where_every_entry_with_one_was_erased(self):
         model = RetrievalReader(Spec("question", 64, 2, has_values=True), NearestValues).eval()
         memory = VectorMemory(HashedEncoder())
@@ -218,7 +217,6 @@ class TestRefusals:
         assert reader.ask(QUESTION) == answer
         change(reader, next(iter(before)))
         assert held(reader) == held(open_folder(folder)) != before
-
 
     def test_a_disk_that_is_full_before_the_tensors_are_whole(self, tmp_path):
         """Not simulated: no file of this process may be larger than its facts."""

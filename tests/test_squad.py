@@ -258,7 +258,7 @@ class TestMixture:
     def test_nonsense_is_refused(self, mixture):
         with pytest.raises(ValueError, match=r"Mixture\.tokens must be a task of texts for the head 'tokens'"):
             replace(mixture, tokens=mixture.classes)
-        with pytest.raises(ValueError, match="num_test_articles must be the same .* test: spans 5, tokens 6, classes 6"):
+        with pytest.raises(ValueError, match=r"num_test_articles must be equal.* spans 5, tokens 6, classes 6"):
             replace(mixture, spans=replace(mixture.spans, num_test_articles=5))
         with pytest.raises(ValueError, match="three numbers from 0 on"):
             replace(mixture, weights=[1.0])

@@ -63,7 +63,7 @@ class Mixture(Task):
             counts = {own: getattr(task, name) for own, task in self.tasks.items() if hasattr(task, name)}
             if len(set(counts.values())) > 1:
                 told = ", ".join(f"{own} {count}" for own, count in counts.items())
-                raise ValueError(f"Mixture: {name} must be the same of all tasks, or one trains on another's test: {told}")
+                raise ValueError(f"Mixture: {name} must be equal, or one task trains on another's test: {told}")
         if len(self.weights) != len(HEADS) or min(self.weights) < 0 or not sum(self.shares):
             raise ValueError(f"Mixture.weights must be three numbers from 0 on, not all 0, not {list(self.weights)}")
         names = tuple(f"{name}_{metric}" for name, task in self.tasks.items() for metric in task.metric_names)
