@@ -38,7 +38,8 @@ class Rotary(nn.Module):
         steps = torch.arange(start, start + vectors.shape[2], device=vectors.device, dtype=dtype)
         angles = steps[:, None] * BASE**-pairs
         cos, sin = angles.cos(), angles.sin()
-        return torch.cat([first * cos - second * sin, second * cos + first * sin, free], dim=-1)
+        rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+        return torch.cat([rotated.to(vectors.dtype), free], dim=-1)
 
 
 def place_free(keys: Float[Tensor, "*rows word"]) -> Float[Tensor, "*rows word"]:

@@ -29,6 +29,15 @@ class LayerState(NamedTuple):
     values: Float[Tensor, "batch groups before word"]
     memory: Any
 
+    def emptied(self, where: Bool[Tensor, " batch"], memory: LayerMemory | None) -> LayerState:
+        """State with the rows marked in `where` emptied.
+
+        Zeros, though nothing sees them: 0 times what isn't finite would still spoil the row, and the memory it enters.
+        """
+        rows = where[:, None, None, None]
+        keys, values = (part.masked_fill(rows, 0) for part in (self.keys, self.values))
+        return LayerState(keys, values, self.memory if memory is None else memory.reset(self.memory, where))
+
 
 class WindowAttention(nn.Module):
     """softmax(s · q̂ k̂ᵀ) v over the last `window` positions, joined by an `integration` with what a memory answers.

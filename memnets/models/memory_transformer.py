@@ -117,8 +117,7 @@ class MemoryTransformer(SequenceModel):
             torch.where(starts, fresh.position, state.position),
             reset_rows(state.shift, fresh.shift, starts),
             tuple(
-                layer._replace(memory=memory.reset(layer.memory, starts)) if memory is not None else layer
-                for layer, (_, memory) in zip(state.layers, self._layers(), strict=True)
+                layer.emptied(starts, memory) for layer, (_, memory) in zip(state.layers, self._layers(), strict=True)
             ),
             self.memory_tokens.reset(state.tokens, starts) if self.memory_tokens else (),
         )
