@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Split = Literal["train", "validation", "test"]
-Kind = Literal["vectors", "tokens", "story", "graph", "question", "text"]
+Kind = Literal["vectors", "tokens", "story", "graph", "question", "text", "prompt"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,10 @@ class Spec:
             `[batch time]`. `story`: inputs are a `Story` of word ids below `input_size`. `graph`: inputs are a
             `GraphQuestion` of word ids below `input_size`, and the classes are the graph's nodes. `question`: inputs
             are a `Question` (`memnets.retrieval.question`) of width `input_size`. `text`: inputs are `Passages`,
-            `MaskedText` or a `TextPair` (`memnets.retrieval.passages`) of tokens below `input_size`.
-        input_size: width of an input vector, or number of tokens or words (0 is padding in a story or graph question).
+            `MaskedText` or a `TextPair` (`memnets.retrieval.passages`) of tokens below `input_size`. `prompt`: inputs
+            are a `Prompt` (`memnets.retrieval.question`) of word ids below `input_size`.
+        input_size: width of an input vector, or number of tokens or words (0 is padding in a story, graph question or
+            prompt).
         output_size: width of a model's output: one logit per bit or per class.
         story_size: most sentences in a story (kind `story` only).
         sentence_size: most words in a sentence (kind `story` only).
@@ -35,6 +37,7 @@ class Spec:
         heads: what a model is asked for (kind `text` only): a `span` of `Passages`, with outputs `[batch 2 places]`,
             the hidden `tokens` of a `MaskedText`, `[batch places input_size]`, the `class` of a `TextPair`,
             `[batch output_size]`.
+        item_size: width of what is read beside a prompt (kind `prompt` only).
     """
 
     kind: Kind
@@ -46,6 +49,7 @@ class Spec:
     answer_tokens: tuple[int, ...] = ()
     has_values: bool = False
     heads: tuple[Literal["span", "tokens", "class"], ...] = ()
+    item_size: int = 0
 
 
 class Story(NamedTuple):

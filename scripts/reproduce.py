@@ -37,9 +37,9 @@ METRICS += tuple(f"test/{name}" for name in ("bits", "optimal_bits", "recall", "
 METRICS += ("test/reciprocal_rank", "test/hits_*", "*/exact_match", "*/f1")
 METRICS += ("with_*/perplexity", "solved", "sequences_to_solve", "seconds")
 QUICK = ("trainer.max_steps=300", "trainer.eval_every=300", "trainer.stop_after_solved=null", "trainer.num_replicas=1")
-ENTRIES = {"transformer_wikitext2": 500_000}
-"""Experiments whose runs without a memory are measured with memories behind their head: entries of the datastore."""
-QUICK_ENTRIES = 2_000
+MEASURED = {"transformer_wikitext2": ["probes=32"]}
+"""Experiments whose runs without a memory are measured with memories behind their head, and how."""
+QUICK_ENTRIES = "entries=2000"
 QUICK_AXES = {"seed": "0", "task.number": "1,2,3"}
 """What --quick takes of a sweep's axes."""
 
@@ -97,9 +97,9 @@ def measurements_left(runs: list[Run], quick: bool) -> list[list[str]]:
     """Return a command for each finished run that is still to be measured with memories behind its head."""
     script = [sys.executable, str(ROOT / "scripts/output_memory.py")]
     return [
-        [*script, f"checkpoint={run.path}", f"entries={QUICK_ENTRIES if quick else ENTRIES[run.name]}"]
+        [*script, f"checkpoint={run.path}", *([QUICK_ENTRIES] if quick else MEASURED[run.name])]
         for run in runs
-        if run.done and run.name in ENTRIES and run.config["model"].get("memory") is None and not with_memories(run)
+        if run.done and run.name in MEASURED and run.config["model"].get("memory") is None and not with_memories(run)
     ]
 
 

@@ -17,6 +17,7 @@ from text_example import write_text
 from tiny import ALONE, script
 
 from memnets.models.dnc import DNC
+from memnets.models.generating_reader import GeneratingReader
 from memnets.models.graph_reader import GraphReader
 from memnets.models.lstm import LSTM
 from memnets.models.memn2n import MemN2N
@@ -33,12 +34,16 @@ from memnets.tasks.copy import Copy
 from memnets.tasks.graph_questions import GraphQuestions
 from memnets.tasks.mqar import MQAR
 from memnets.tasks.overwrite import Overwrite
+from memnets.tasks.people_generation import PeopleGeneration
 from memnets.tasks.people_qa import PeopleQA, asked_facts, memory_of
 from memnets.tasks.squad import SquadReading
 from memnets.training.evaluation import evaluate
 from memnets.training.examples import Examples
 
 PEOPLE = PeopleQA(
+    num_people=12, num_validation_people=2, num_test_people=3, encoder=HashedEncoder(16), relevance=BM25()
+)
+WRITTEN = PeopleGeneration(
     num_people=12, num_validation_people=2, num_test_people=3, encoder=HashedEncoder(16), relevance=BM25()
 )
 SMALL_DNC = partial(DNC, memory_size=4, word_size=3)
@@ -64,6 +69,7 @@ JUDGED = {
     "text": (text, LSTM),
     "streams": (partial(text, eval_streams=3), LSTM),
     "question": (lambda folder: PEOPLE, RetrievalReader),
+    "written": (lambda folder: WRITTEN, partial(GeneratingReader, d_model=8, num_heads=2, num_layers=1)),
     "graph": (lambda folder: GraphQuestions(), GraphReader),
     "spans": (squad, partial(SpanReader, encoder=SMALL_ENCODER)),
 }

@@ -156,10 +156,10 @@ def flip(path):
     path.write_bytes(content)
 
 
-def name_code(folder):
+def name_code(folder, name="os.system"):
     """Another configuration, with the checksum it has."""
     path = folder / "config.yaml"
-    path.write_text(path.read_text().replace("memnets.models.retrieval_reader.RetrievalReader", "os.system"))
+    path.write_text(path.read_text().replace("memnets.models.retrieval_reader.RetrievalReader", name))
     sums = json.loads((folder / "manifest.json").read_text())["sha256"]
     change_manifest(folder, sha256={**sums, "config.yaml": hashlib.sha256(path.read_bytes()).hexdigest()})
 
@@ -184,6 +184,8 @@ class TestRefusals:
             (lambda folder: flip(next((folder / "memory").glob("tensors-*"))), "is damaged"),
             (lambda folder: shutil.rmtree(folder / "memory"), "is no whole memory"),
             (name_code, r"names os\.system: only classes of memnets\."),
+            (lambda folder: name_code(folder, "memnets.kernels.build.subprocess.Popen"), r"names memnets\.kernels\."),
+            (lambda folder: name_code(folder, "memnets.files.Path"), r"names memnets\.files\.Path: only classes"),
         ],
     )
     def test_a_folder_that_is_not_whole(self, tmp_path, harm, told):

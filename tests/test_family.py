@@ -132,6 +132,13 @@ class TestRanks:
         assert task.metrics(right, batch)["reciprocal_rank"] == (12, 12)
         assert task.metrics(torch.zeros_like(right), batch)["reciprocal_rank"].total < 2
 
+    def test_what_is_no_number_is_last(self, root):
+        task = task_in(root)
+        batch = task.batch("test", 0, 12, 0)
+        found = task.metrics(torch.full((12, task.spec.output_size), torch.nan), batch)
+        assert found["reciprocal_rank"].total < 3
+        assert found["hits_1"].total == 0
+
     def test_only_places_of_the_mask_count(self, root):
         task = task_in(root)
         batch = task.batch("test", 0, 12, 0)

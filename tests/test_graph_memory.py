@@ -240,6 +240,22 @@ class TestFolder:
             memory.save(tmp_path)
         assert told(GraphMemory.load(tmp_path)) == set(FAMILY)
 
+    def test_a_kill_while_unchanged_edges_are_written_leaves_the_old(self, tmp_path, monkeypatch):
+        memory = family()
+        memory.save(tmp_path)
+
+        def killed(path, content):
+            path.write_bytes(content[:9])
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr("memnets.retrieval.graph_folder.write_synced", killed)
+            with pytest.raises(KeyboardInterrupt):
+                memory.save(tmp_path)
+        assert told(GraphMemory.load(tmp_path)) == set(FAMILY)
+        memory.save(tmp_path)
+        assert len(list(tmp_path.iterdir())) == 2
+
     def test_every_damage_is_told(self, tmp_path):
         family().save(tmp_path)
         (edges,) = tmp_path.glob("*.safetensors")

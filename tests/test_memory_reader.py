@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 
 import pytest
 import torch
 from served import FACT, QUESTION, exported, opened
 
+from memnets.contracts import Spec
+from memnets.models.retrieval_reader import RetrievalReader
 from memnets.retrieval.encoder import HashedEncoder
 from memnets.retrieval.entries import Entry
+from memnets.retrieval.integration import NearestValues
 from memnets.retrieval.relevance import Dense
 from memnets.retrieval.selection import TopK
 from memnets.retrieval.vector_memory import VectorMemory
 from memnets.serving.answer import Limits, Refused, Span
+from memnets.serving.class_reader import ClassReader
 from memnets.serving.documents import read_documents
 from memnets.serving.folder import open_folder
 from memnets.serving.memory_reader import MemoryReader, Retrieval
@@ -67,6 +72,17 @@ class TestWalk:
             reader.write(text, text)
             found = reader.memory.entry(reader.memory.row(text)).value
             assert found == (-1 if value is None else reader.reader.answers.index(value))
+
+    def test_votes_where_every_entry_with_one_was_erased(self):
+        model = RetrievalReader(Spec("question", 64, 2, has_values=True), NearestValues).eval()
+        memory = VectorMemory(HashedEncoder())
+        reader = MemoryReader(memory, Retrieval(Dense(), TopK(2)), ClassReader(model, ["rome", "oslo"]))
+        reader.write_all([("1", "ann lives in rome"), ("2", "nobody knows")])
+        assert sum(passage.attention for passage in reader.ask("where is ann").passages) == pytest.approx(1)
+        reader.erase("1")
+        answer = reader.ask("where is ann")
+        assert [passage.attention for passage in answer.passages] == [0]
+        assert sum(share for _, share in answer.ranking) == pytest.approx(1)
 
 
 class TestAnswers:
@@ -201,6 +217,21 @@ class TestRefusals:
         assert reader.ask(QUESTION) == answer
         change(reader, next(iter(before)))
         assert held(reader) == held(open_folder(folder)) != before
+
+    def test_a_disk_that_is_full_before_the_tensors_are_whole(self, tmp_path):
+        """Not simulated: no file of this process may be larger than its facts."""
+        reader = MemoryReader(VectorMemory(HashedEncoder(256)), Retrieval(Dense(), TopK(2)), FirstWords(), tmp_path)
+        reader.write("1", "london has a bridge")
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1200, limit[1]))
+        try:
+            with pytest.raises(Refused, match="can't be saved, so nothing was changed") as error:
+                reader.write("2", "rome has a dome")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        assert error.value.status == 507
+        assert list(held(reader)) == ["1"]
+        assert len(VectorMemory.load(tmp_path, HashedEncoder(256))) == 1
 
 
 class TestDocuments:

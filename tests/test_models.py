@@ -19,7 +19,7 @@ from memnets.models.controller import LSTMController
 from memnets.models.lstm import LSTM
 from memnets.models.memn2n import MemN2N
 from memnets.retrieval.passages import Passages
-from memnets.retrieval.question import Question
+from memnets.retrieval.question import Prompt, Question
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "model").glob("*.yaml"))
 BATCH, TIME = 3, 9
@@ -30,6 +30,7 @@ SPECS = {
     "graph": Spec("graph", 9, 7, num_relations=3),
     "question": Spec("question", 6, 5, answer_tokens=(1, 2, 3, 4, 5), has_values=True),
     "text": Spec("text", 12, 2 * TIME, heads=("span",)),
+    "prompt": Spec("prompt", 7, 7, item_size=6),
 }
 SMALL = {
     "memory_size": 5,
@@ -46,8 +47,8 @@ SMALL = {
     "num_tokens": 2,
     "num_slots": 4,
 }
-WITHOUT_TIME = ("story", "graph", "question", "text")
-"""Kinds that are read whole and answered once."""
+WITHOUT_TIME = ("story", "graph", "question", "text", "prompt")
+"""Kinds that are read whole and answered once; and prompts, whose readers have tests of their own."""
 
 
 def shrunk(node):
@@ -81,6 +82,9 @@ def inputs_of(kind, batch=BATCH, time=TIME, seed=0):
         return torch.randint(spec.input_size, (batch, time), generator=generator)
     if kind == "text":
         return passages_of(spec, batch, generator)
+    if kind == "prompt":
+        block = question_of(Spec("question", spec.item_size, 5), batch, generator).block
+        return Prompt(torch.randint(1, spec.input_size, (batch, time), generator=generator), block)
     if kind == "question":
         return question_of(spec, batch, generator)
     words = partial(torch.randint, 1, spec.input_size, generator=generator)
@@ -150,7 +154,7 @@ class TestContract:
     def test_output_shape(self, model, kind):
         assert isinstance(model, SequenceModel)
         outputs, _ = model(inputs_of(kind))
-        steps = (2,) if kind == "text" else () if kind in WITHOUT_TIME else (TIME,)
+        steps = {"text": (2,), "prompt": (TIME,)}.get(kind, () if kind in WITHOUT_TIME else (TIME,))
         assert outputs.shape == (BATCH, *steps, SPECS[kind].output_size)
         assert outputs.isfinite().all()
 

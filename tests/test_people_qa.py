@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from memnets.memory.block import Block
+from memnets.retrieval.answer_tokens import answer_tokens
 from memnets.retrieval.base import Queries
 from memnets.retrieval.encoder import HashedEncoder
 from memnets.retrieval.lexical import BM25
@@ -18,7 +19,7 @@ from memnets.retrieval.sequence_memory import SequenceMemory
 from memnets.retrieval.vector_memory import VectorMemory
 from memnets.tasks.base import generator
 from memnets.tasks.people_facts import ANSWERS
-from memnets.tasks.people_qa import PeopleQA, answer_tokens, asked_facts, edits_of, facts_of, memory_of
+from memnets.tasks.people_qa import PeopleQA, asked_facts, edits_of, facts_of, memory_of
 from memnets.training.supporting import retrieved_facts
 
 SMALL = {"num_people": 30, "num_validation_people": 4, "num_test_people": 10}

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from memnets.retrieval.encoder import Encoder
 from memnets.retrieval.pretrained_encoder import EncoderError, PretrainedEncoder
+from memnets.retrieval.tokenizer import PretrainedTokenizer
 
 transformers = pytest.importorskip("transformers")
 from bert_example import write_bert  # noqa: E402
@@ -53,6 +54,15 @@ class TestEncodings:
             assert encoded.mask[row].tolist() == [True] * count + [False] * (10 - count)
             assert not encoded.tokens[row, count:].any()
             assert not encoded.states[row, count:].any()
+
+    def test_names_of_special_tokens_in_a_text_are_words(self, folder, encoder):
+        text = "mary [PAD] in [SEP] paris"
+        encoded, places = encoder.encode([text]), encoder.places(text)
+        assert encoded.mask.all()
+        assert not {0, 2, 3} & set(encoded.tokens[0, 1:-1].tolist())
+        assert len(places) == encoded.tokens.shape[1]
+        tokens, _ = PretrainedTokenizer(str(folder)).tokenize(text)
+        assert not {0, 2, 3} & set(tokens)
 
     def test_places_are_those_of_the_tokens(self, folder, encoder):
         vocabulary = (folder / "vocab.txt").read_text().splitlines()

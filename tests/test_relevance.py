@@ -187,6 +187,15 @@ class TestBestSentence:
         expected = [float((ENCODER.encode(own).vectors @ query).max()) for own in told]
         assert_close(BestSentence().scores(memory, queries_of(asked)), torch.tensor([expected]))
 
+    def test_an_interrupted_turn_to_another_memory_leaves_nothing_stale(self, monkeypatch):
+        first, other, relevance, asked = texts_of(["Ada sings."]), texts_of(["Bob."]), BestSentence(), queries_of("ada")
+        expected = relevance.scores(first, asked)
+        with monkeypatch.context() as patched:
+            patched.setattr(HashedEncoder, "encode", lambda self, texts: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                relevance.scores(other, asked)
+        assert relevance.scores(first, asked).equal(expected)
+
     def test_what_has_no_word_is_no_sentence_by_itself(self):
         memory = texts_of(["... Ada sings.", "Bob sings."])
         assert BestSentence().scores(memory, queries_of("ada")).argmax() == 0

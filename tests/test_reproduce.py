@@ -74,7 +74,7 @@ class TestReproduce:
         write_run(tmp_path, 3, "ntm_copy")
         reproduce = script("reproduce")
         (command,) = reproduce.measurements_left(find_runs([tmp_path / "*"])[0], quick=False)
-        assert command[1:] == [str(ROOT / "scripts/output_memory.py"), f"checkpoint={plain}", "entries=500000"]
+        assert command[1:] == [str(ROOT / "scripts/output_memory.py"), f"checkpoint={plain}", "probes=32"]
         told = {"rows": [{"memories": {"cache": {}}, "test": 5.0}]}
         (plain / "evaluations.jsonl").write_text(json.dumps({"overrides": [], "output_memory": told}) + "\n")
         assert reproduce.measurements_left(find_runs([tmp_path / "*"])[0], quick=False) == []

@@ -220,6 +220,12 @@ class TestTerminal:
         assert "/erase ID" in shown
         assert "two is a dog" in shown.splitlines()[-1]
 
+    def test_a_text_commands_no_terminal(self, reader):
+        reader.write("ada/city", f"\x1b]0;title\x07{FACT}\x1b[2J")
+        shown = told_by(reader, "/list lovelace", QUESTION)
+        assert FACT.rstrip(".") in shown
+        assert not {"\x1b", "\x07"} & set(shown)
+
     @pytest.mark.parametrize(
         ("line", "told"),
         [

@@ -13,7 +13,7 @@ from memnets.contracts import named_tensors
 from memnets.retrieval.lexical import BM25
 from memnets.retrieval.passages import Passages, best_spans
 from memnets.retrieval.relevance import Random
-from memnets.retrieval.selection import TopK
+from memnets.retrieval.selection import Threshold, TopK
 from memnets.retrieval.tokenizer import HashedTokenizer
 from memnets.tasks.base import SPLITS, NoOracleError
 from memnets.tasks.masked_language_modelling import MaskedLanguageModelling
@@ -120,6 +120,12 @@ class TestReading:
         outputs = nothing.unflatten(-1, (2, -1)).clone()
         outputs[:, :, 1] = 50.0
         assert {span.passage for span in best_spans(outputs.flatten(2), batch.inputs, 5, 1.0)} == {1}
+
+    def test_where_nothing_was_read_nothing_is_answered(self, task):
+        batch = replace(task, relevance=BM25(), selection=Threshold(1e9, 0, 2)).batch("test", 0, 4, 0)
+        outputs = torch.zeros(4, 2, batch.inputs.tokens[0].numel())
+        assert task.answers(outputs, batch) == [""] * 4
+        assert float(task.metrics(outputs, batch)["f1"].total) == 0
 
     def test_sets_are_named_and_tell_their_own_recall(self, root):
         task = SquadReading(**root, tokenizer=TOKENIZER, test_relevances=[BM25(), Random()])
@@ -252,5 +258,7 @@ class TestMixture:
     def test_nonsense_is_refused(self, mixture):
         with pytest.raises(ValueError, match=r"Mixture\.tokens must be a task of texts for the head 'tokens'"):
             replace(mixture, tokens=mixture.classes)
+        with pytest.raises(ValueError, match=r"num_test_articles must be equal.* spans 5, tokens 6, classes 6"):
+            replace(mixture, spans=replace(mixture.spans, num_test_articles=5))
         with pytest.raises(ValueError, match="three numbers from 0 on"):
             replace(mixture, weights=[1.0])

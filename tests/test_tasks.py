@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch.testing import assert_close
 
 from memnets.contracts import GraphQuestion, Ratio, Story, map_tensors, named_tensors
-from memnets.retrieval.question import Question
+from memnets.retrieval.question import Prompt, Question
 from memnets.tasks.base import SPLITS, Criterion, Task, epoch_indices, generator, ratio
 from memnets.tasks.copy import Copy
 
@@ -216,6 +216,9 @@ def check_inputs(batch, spec):
     if spec.kind == "question":
         check_question(batch, spec)
         return
+    if spec.kind == "prompt":
+        check_prompt(batch, spec)
+        return
     if spec.kind == "graph":
         assert isinstance(batch.inputs, GraphQuestion)
         node, words, edges = batch.inputs
@@ -251,6 +254,19 @@ def check_question(batch, spec):
     assert (block.tokens is not None) == bool(spec.answer_tokens)
     assert (block.values is not None) == spec.has_values
     assert len(spec.answer_tokens) in (0, spec.output_size)
+
+
+def check_prompt(batch, spec):
+    """Words are told up to each that is asked for; behind them is padding."""
+    assert isinstance(batch.inputs, Prompt)
+    words, block = batch.inputs
+    assert words.shape == batch.mask.shape
+    assert ((words >= 0) & (words < spec.input_size)).all()
+    assert (words[batch.mask] > 0).all()
+    assert (batch.targets[batch.mask] > 0).all()
+    assert words[:, 1:].equal(batch.targets[:, :-1])
+    assert block.vectors.shape == (*block.mask.shape, spec.item_size)
+    assert batch.supports.shape == block.mask.shape == block.scores.shape == block.rows.shape
 
 
 class TestBase:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memnets.analysis.costs import COSTS, cost_tables, read_costs, render_costs
+from memnets.analysis.encoding_speeds import ENCODING_SPEEDS, EncodingRecord, encoding_tables, render_encodings
 from memnets.analysis.kernels import KERNELS, kernel_tables, read_kernels, render_kernels
 from memnets.analysis.measured import read_measured
 from memnets.analysis.memories import memory_tables, render_memories
@@ -56,6 +57,7 @@ def updated(path: Path, results: Path) -> str:
         MarkerError: a marker without its end, an end without its marker, or no such table in `results`.
     """
     measured = kernel_tables(results) | cost_tables(results) | retrieval_tables(results) | speed_tables(results)
+    measured |= encoding_tables(results)
     known = tables(results) | measured | memory_tables(results)
     text = path.read_text(encoding="utf-8")
     kept: list[str] = []
@@ -104,6 +106,9 @@ def _rendered(name: str, path: Path, only: str | None, key: str | None) -> str:
     if path.name == SPEEDS:
         speeds = read_measured(path, SpeedRecord)
         return render_speeds(speeds) if speeds else ""
+    if path.name == ENCODING_SPEEDS:
+        encodings = read_measured(path, EncodingRecord)
+        return render_encodings(encodings) if encodings else ""
     if path.name == KERNELS:
         kernels = [line for line in read_kernels(path) if only in (None, line.case)]
         return render_kernels(kernels) if kernels else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memnets.analysis.costs import COSTS
+from memnets.analysis.encoding_speeds import ENCODING_SPEEDS
 from memnets.analysis.groups import Group, group_runs
 from memnets.analysis.kernels import KERNELS
 from memnets.analysis.retrieval_speeds import SPEEDS
@@ -153,7 +154,7 @@ def tables(results: Path) -> dict[str, Path]:
     return {
         path.stem: path
         for path in sorted(results.glob("*.csv"))
-        if path.name not in (PUBLISHED, KERNELS, COSTS, SEARCHES, RETRIEVALS, SPEEDS)
+        if path.name not in (PUBLISHED, KERNELS, COSTS, SEARCHES, RETRIEVALS, SPEEDS, ENCODING_SPEEDS)
     }
 
 

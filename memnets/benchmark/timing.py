@@ -64,9 +64,9 @@ def _on_gpu(run: Run, seconds: float) -> list[float]:
     return [value / 1e3 for value in do_bench(run, warmup=5, rep=max(1, int(1e3 * seconds)), quantiles=quantiles)]
 
 
-def product(device: str) -> Run:
-    """Return a product of square matrices in float32: the peak that arithmetic is held against."""
-    left, right = torch.rand(2, PEAK_SIZE[device], PEAK_SIZE[device], device=device)
+def product(device: str, dtype: torch.dtype = torch.float32) -> Run:
+    """Return a product of square matrices: the peak that arithmetic is held against."""
+    left, right = torch.rand(2, PEAK_SIZE[device], PEAK_SIZE[device], device=device, dtype=dtype)
     result = torch.empty_like(left)
 
     def run() -> None:

@@ -45,6 +45,7 @@ class BestSentence:
         changes = memory.changes_since(self._version) if memory is self._memory else None
         if changes == []:
             return
+        self._memory = None  # an interrupted update starts over
         if changes is None:
             entries = map(memory.entry, range(memory.num_rows))
             changes = [(row, None if entry is None else entry.text) for row, entry in enumerate(entries)]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -33,7 +34,7 @@ def write_folder(folder: Path, facts: Mapping[str, Any], tensors: Mapping[str, T
     sums = dict(
         (
             _add(folder, "facts-{}.json", lambda path: write_synced(path, json.dumps(facts))),
-            _add(folder, "tensors-{}.safetensors", lambda path: save_file(whole, path)),
+            _add(folder, "tensors-{}.safetensors", lambda path: _save(path, whole)),
         )
     )
     write_atomic(folder / MANIFEST, json.dumps(sums, indent=1))
@@ -41,6 +42,14 @@ def write_folder(folder: Path, facts: Mapping[str, Any], tensors: Mapping[str, T
         for path in folder.glob(kind):
             if path.name not in sums:
                 path.unlink()
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors; a full disk, of which the package makes an error of its own, is an OSError here too."""
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        raise OSError(f"{path} can't be written: {error}") from error
 
 
 def _add(folder: Path, name: str, write: Callable[[Path], None]) -> tuple[str, str]:

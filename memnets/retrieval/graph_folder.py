@@ -27,7 +27,9 @@ def write_folder(folder: Path, facts: dict[str, Any], edges: Int[Tensor, "edges 
     content = safetensors.torch.save({"edges": edges})
     checksum = hashlib.sha256(content).hexdigest()
     file = f"edges-{checksum[:16]}.safetensors"
-    write_synced(folder / file, content)
+    new = folder / ".new-edges"  # not in place: a file of that name may be the one that is in use
+    write_synced(new, content)
+    new.replace(folder / file)
     facts = facts | {"edges": file, "edges_sha256": checksum}
     write_atomic(folder / FACTS, json.dumps(facts | {"sha256": _checksum(facts)}, indent=1))
     for other in folder.glob("edges-*.safetensors"):

@@ -132,13 +132,18 @@ class PretrainedEncoder:
         Raises:
             EncoderError: the package `transformers`, or one of the files, is missing or of no use.
         """
-        settings = {"truncation": True, "max_length": self.max_tokens, "return_offsets_mapping": True}
+        settings = {**self._cut, "return_offsets_mapping": True}
         found: list[tuple[int, int]] = self._loaded[0](text, **settings)["offset_mapping"]
         return found
 
+    @property
+    def _cut(self) -> dict[str, Any]:
+        """How texts become tokens. "[PAD]" or "[SEP]" in a text is words, not padding nor an end."""
+        return {"truncation": True, "max_length": self.max_tokens, "split_special_tokens": True}
+
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         tokenizer = self._loaded[0]
-        ids: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+        ids: list[list[int]] = tokenizer(list(texts), **self._cut)["input_ids"]
         special = tokenizer.num_special_tokens_to_add()
         for number, (text, own) in enumerate(zip(texts, ids, strict=True)):
             if len(own) <= special:

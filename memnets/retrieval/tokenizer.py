@@ -109,8 +109,9 @@ class PretrainedTokenizer:
         return int(self._loaded.mask_token_id)
 
     def tokenize(self, text: str) -> Tokenized:
-        """Tokens of a text, without special ones; however long it is."""
-        found = self._loaded(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        """Tokens of a text, without special ones; however long it is. "[SEP]" in a text is words."""
+        settings = {"add_special_tokens": False, "split_special_tokens": True, "return_offsets_mapping": True}
+        found = self._loaded(text, **settings, verbose=False)
         return Tokenized(tuple(found["input_ids"]), tuple(map(tuple, found["offset_mapping"])))
 
     @cached_property

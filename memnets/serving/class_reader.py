@@ -26,7 +26,10 @@ class ClassReader:
     @torch.no_grad()
     def read(self, found: Found) -> Reading:
         """Answer by the model's probabilities."""
-        asked = Question(found.query, found.block)
+        block = found.block
+        if block.values is None:  # people may have erased every entry that says a class
+            block = block._replace(values=torch.full_like(block.rows, -1))
+        asked = Question(found.query, block)
         probabilities = self.model(asked)[0][0].double().softmax(-1).tolist()
         ranking = sorted(zip(self.answers, probabilities, strict=True), key=lambda pair: -pair[1])
         attend = getattr(self.model, "attention", None)

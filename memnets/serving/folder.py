@@ -160,8 +160,10 @@ def refuse_code(path: Path) -> None:
 
 
 def _is_class(target: str) -> bool:
+    """Whether it is a class of a trusted package, and not one that a module of it has imported."""
     try:
-        return target.startswith(TRUSTED) and isinstance(get_object(target), type)
+        found = get_object(target) if target.startswith(TRUSTED) else None
+        return isinstance(found, type) and found.__module__.startswith(TRUSTED)
     except (ImportError, ValueError, AttributeError):
         return False
 

@@ -76,7 +76,7 @@ class Terminal:
     def _list(self, rest: str) -> None:
         found, count = self.reader.entries(rest, LISTED)
         for entry in found:
-            self.console.print(Text.assemble((entry.id, "bold"), "  ", entry.text))
+            self.console.print(Text.assemble((entry.id, "bold"), "  ", harmless(entry.text)))
         self.console.print(Text(counted(count) + (f", shown {LISTED}" if count > LISTED else ""), "dim"))
 
     def _passages(self, rest: str) -> None:
@@ -94,8 +94,8 @@ class Terminal:
             self.console.print(Text(f"note: {note}", "yellow"))
 
     def _show(self, answer: Answer) -> None:
-        self.console.print(Text(answer.text or "(no answer)", "bold"))
-        rivals = "  ".join(f"{text} {share:.3f}" for text, share in answer.ranking[: 1 + RIVALS])
+        self.console.print(Text(harmless(answer.text) or "(no answer)", "bold"))
+        rivals = "  ".join(f"{harmless(text)} {share:.3f}" for text, share in answer.ranking[: 1 + RIVALS])
         self.console.print(Text(f"  {rivals}", "dim"))
         spans = any(passage.answers for passage in answer.passages)
         share = "answer" if spans else "attention"
@@ -109,7 +109,7 @@ class Terminal:
 
 def shaded(passage: Passage) -> Text:
     """Return a passage with what was attended to shaded, and underlined what is likely to be the answer."""
-    text = Text(passage.text)
+    text = Text(harmless(passage.text))
     for start, end, weight in passage.tokens:
         for least, style in SHADES:
             if weight >= least:
@@ -119,6 +119,11 @@ def shaded(passage: Passage) -> Text:
         if weight >= LIKELY:
             text.stylize("bold underline", start, end)
     return text
+
+
+def harmless(text: str) -> str:
+    """Return a text, letter by letter, with � for those that command a terminal; texts may come from anywhere."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "�" for letter in text)
 
 
 def counted(count: int) -> str:

@@ -115,6 +115,10 @@ class Task(ABC):
         """Return what a batch of one question says; None of a task that has no words for it."""
         return None
 
+    def judge_written(self, written: Tensor, batch: Batch) -> dict[str, Ratio]:
+        """Metrics of what a model wrote by itself, `[batch time]` as `SequenceModel.go_on` returns it, if it can."""
+        return {}
+
     def derived_metrics(self, means: dict[str, float]) -> dict[str, float]:
         """Return what is no mean itself but follows from the means over a split: the perplexity from the loss."""
         return {}

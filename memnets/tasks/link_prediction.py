@@ -190,11 +190,14 @@ class LinkPrediction(Task):
         return mask
 
     def _ranks(self, outputs: Float[Tensor, "batch entities"], batch: Batch) -> Float[Tensor, " batch"]:
-        """Place of the target among entities that aren't known to be right: 1, and one for each that is better."""
+        """Place of the target among entities that aren't known to be right: 1, and one for each that is better.
+
+        What is no number is worse than all others: a model that has overflown must not be first.
+        """
         others = torch.ones_like(outputs, dtype=torch.bool)
         questions = zip(batch.inputs.node.tolist(), batch.inputs.words[:, 0].tolist(), strict=True)
         for row, question in zip(others, questions, strict=True):
             row[self._right[question]] = False
         own = outputs.gather(1, batch.targets[:, None])
-        better, equal = ((compared & others).sum(1).double() for compared in (outputs > own, outputs == own))
+        better, equal = ((compared & others).sum(1).double() for compared in (~(outputs <= own), outputs == own))
         return 1 + better + equal / 2

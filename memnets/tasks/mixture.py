@@ -18,6 +18,9 @@ from memnets.tasks.base import Task, generator
 HEADS: Final[dict[str, Literal["span", "tokens", "class"]]] = {"spans": "span", "tokens": "tokens", "classes": "class"}
 """The head that each place of a mixture is for."""
 
+SPLITTING = ("num_validation_articles", "num_test_articles")
+"""What says which articles of SQuAD a task trains on."""
+
 BLOCK = 4096
 """Draws are made, and kept, so many at once."""
 
@@ -38,7 +41,8 @@ class Mixture(Task):
         weights: three numbers, how often spans, tokens and classes are drawn; of what is null it is 0.
 
     Raises:
-        ValueError: a task has another head than its place asks for, or weights are not three, negative or all 0.
+        ValueError: a task has another head than its place asks for, tasks split articles in other ways, or weights are
+            not three, negative or all 0.
     """
 
     spans: Task
@@ -55,6 +59,11 @@ class Mixture(Task):
             if task.spec.heads != (HEADS[name],) or "tokenizer" not in {own.name for own in fields(cast(Any, task))}:
                 raise ValueError(f"Mixture.{name} must be a task of texts for the head {HEADS[name]!r}, not {task}")
             object.__setattr__(self, name, replace(cast(Any, task), tokenizer=self.tokenizer))
+        for name in SPLITTING:
+            counts = {own: getattr(task, name) for own, task in self.tasks.items() if hasattr(task, name)}
+            if len(set(counts.values())) > 1:
+                told = ", ".join(f"{own} {count}" for own, count in counts.items())
+                raise ValueError(f"Mixture: {name} must be equal, or one task trains on another's test: {told}")
         if len(self.weights) != len(HEADS) or min(self.weights) < 0 or not sum(self.shares):
             raise ValueError(f"Mixture.weights must be three numbers from 0 on, not all 0, not {list(self.weights)}")
         names = tuple(f"{name}_{metric}" for name, task in self.tasks.items() for metric in task.metric_names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import ClassVar, Literal, NamedTuple
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from memnets.contracts import Batch, Ratio, Spec, Split
+from memnets.retrieval.answer_tokens import answer_tokens
 from memnets.retrieval.base import ExternalMemory, Queries, Relevance
 from memnets.retrieval.encoder import Encoder, HashedEncoder
 from memnets.retrieval.entries import Entry
@@ -109,19 +110,27 @@ class PeopleQA(Task):
         Raises:
             IndexError: validation or test has no batch `index`.
         """
-        asked = asked_of(self, split)
-        if split == "train":
-            rows = as_tensor(epoch_indices(len(asked.answer), index, batch_size, seed))
-        else:
-            order = as_tensor(generator(seed, split, 0).permutation(len(asked.answer)))
-            rows = order[index * batch_size : (index + 1) * batch_size]
-            if not len(rows):
-                raise IndexError(f"{split} has {self.num_batches(split, batch_size)} batches, none number {index}")
+        asked, rows = asked_of(self, split), self.rows(split, index, batch_size, seed)
         block = memory_of(self).read(Selected(*(part[rows] for part in asked.selected)))
         supports = (block.rows == asked.gold[rows, None]) & block.mask
         answer = asked.answer[rows]
         inputs = Question(asked.query[rows], block)
         return Batch(inputs, answer, torch.ones_like(answer, dtype=torch.bool), supports=supports)
+
+    def rows(self, split: Split, index: int, batch_size: int, seed: int) -> Int[Tensor, " batch"]:
+        """Return which of a split's questions a batch asks.
+
+        Raises:
+            IndexError: validation or test has no batch `index`.
+        """
+        count = len(asked_facts(self, split))
+        if split == "train":
+            return as_tensor(epoch_indices(count, index, batch_size, seed))
+        order = as_tensor(generator(seed, split, 0).permutation(count))
+        rows = order[index * batch_size : (index + 1) * batch_size]
+        if not len(rows):
+            raise IndexError(f"{split} has {self.num_batches(split, batch_size)} batches, none number {index}")
+        return rows
 
     def num_batches(self, split: Split, batch_size: int) -> int:
         """Return the batches that ask every question once; training leaves an incomplete last batch out."""
@@ -141,7 +150,7 @@ class PeopleQA(Task):
         scores = scores_of(self, split)
         return gold_ranks(scores, F.one_hot(asked_of(self, split).gold, scores.shape[1]).bool())
 
-    def texts(self, batch: Batch) -> Texts:
+    def texts(self, batch: Batch) -> Texts | None:
         """Return the question, told by its vector, and of each item the fact it belongs to."""
         memory, block = memory_of(self), batch.inputs.block
         entries = [memory.entry(row) for row in block.rows[0].tolist()]
@@ -152,7 +161,7 @@ class PeopleQA(Task):
 
     def oracle(self, batch: Batch) -> Tensor:
         """Tell the question by its vector, and read the value of the fact it asks for, retrieved or not."""
-        values = [_held(memory_of(self), fact.id)[1].value for fact in self._asked(batch)]
+        values = [held(memory_of(self), fact.id)[1].value for fact in self._asked(batch)]
         return 20.0 * F.one_hot(torch.tensor(values), len(ANSWERS))
 
     def test_sets(self) -> dict[str, Task]:
@@ -250,7 +259,7 @@ def asked_of(task: PeopleQA, split: Split) -> Asked:
     query = encoded_questions(task)[[number[fact.id] for fact in facts]]
     selected = task.selection.select(scores_of(task, split))
     selected = selected._replace(scores=selected.scores / score_unit(task))
-    gold = torch.tensor([_held(memory, fact.id)[0] for fact in facts])
+    gold = torch.tensor([held(memory, fact.id)[0] for fact in facts])
     return Asked(query, gold, torch.tensor([fact.value for fact in facts]), selected)
 
 
@@ -272,25 +281,11 @@ def spec_of(task: PeopleQA) -> Spec:
     return Spec("question", task.encoder.size, len(ANSWERS), answer_tokens=tokens, has_values=values)
 
 
-def answer_tokens(encoder: Encoder, answers: Sequence[str]) -> tuple[int, ...]:
-    """Return the token of each answer: the only one that not all answers have, as they do [CLS].
-
-    Raises:
-        ValueError: an answer is not one token of the encoder.
-    """
-    encoded = encoder.encode(answers)
-    tokens = [set(own[mask].tolist()) for own, mask in zip(encoded.tokens, encoded.mask, strict=True)]
-    common = set.intersection(*tokens)
-    if several := [answer for answer, own in zip(answers, tokens, strict=True) if len(own - common) != 1]:
-        raise ValueError(f"answers that are not one token of the encoder can't be copied: {', '.join(several)}")
-    return tuple((own - common).pop() for own in tokens)
-
-
 def _entry(fact: Fact) -> Entry:
     return Entry(fact.id, fact.text, fact.value)
 
 
-def _held(memory: ExternalMemory, id: str) -> tuple[int, Entry]:
+def held(memory: ExternalMemory, id: str) -> tuple[int, Entry]:
     """Row and entry of an id that the memory holds."""
     row = memory.row(id)
     assert row is not None

@@ -161,11 +161,12 @@ class SquadReading(Task):
         return gold_ranks(scores, F.one_hot(gold, scores.shape[1]).bool())
 
     def answers(self, outputs: Float[Tensor, "batch 2 places"], batch: Batch) -> list[str]:
-        """Return the text of each question's best span."""
+        """Return the text of each question's best span; "" where there was no passage to read."""
         inputs: Passages = batch.inputs
         spans = best_spans(outputs, inputs, self.max_answer, self.relevance_weight)
         rows = [int(inputs.rows[i, span.passage]) for i, span in enumerate(spans)]
-        return [self.data.text(row, span.start, span.end) for row, span in zip(rows, spans, strict=True)]
+        told = zip(rows, spans, strict=True)
+        return [self.data.text(row, span.start, span.end) if row >= 0 else "" for row, span in told]
 
     def oracle(self, batch: Batch) -> Tensor:
         """Look the question up: all that reading can do with the passages that were retrieved.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from memnets.contracts import Batch, Ratio, Split
+from memnets.models.base import SequenceModel
 from memnets.tasks.base import Task
 from memnets.training.carry import first_state
 from memnets.training.distributed import Processes, plain
@@ -34,9 +35,9 @@ def evaluate(
     """Return `loss` and the task's metrics on a split, without gradients, each as one ratio over all its sequences.
 
     Batches that continue one another (`Batch.starts`) are read with the state of those before. Of a model that shows
-    its attention, on a task that knows the supporting facts, also how many of these it finds; of one with memories,
-    what these find worth watching as they read the last batch (`SequenceModel.gauges`). `note` is told of every batch
-    that this process counts.
+    its attention, on a task that knows the supporting facts, also how many of these it finds; of one that writes, how
+    the task judges this; of one with memories, what these find worth watching as they read the last batch
+    (`SequenceModel.gauges`). `note` is told of every batch that this process counts.
 
     Raises:
         ValueError: the split has no batch.
@@ -50,7 +51,7 @@ def evaluate(
             with torch.autocast(group.device.type, torch.bfloat16, enabled=bfloat16):
                 before = first_state(plain(model), state, batch)
                 outputs, judged, state = answers(plain(model), task, batch, before)
-                found = supporting_facts(plain(model), batch)
+                found = supporting_facts(plain(model), batch) | written(plain(model), task, batch)
                 seen = plain(model).gauges(batch.inputs, before) if last else {}
             for name, ratio in {**measures(task, outputs, judged), **found, **seen}.items():
                 counted = torch.stack(ratio).double() * counts
@@ -71,6 +72,12 @@ def answers(model: nn.Module, task: Task, batch: Batch, state: Any) -> tuple[Ten
         return outputs, batch.labelled(), state
     outputs, state = model(batch.inputs, state)
     return outputs, batch, state
+
+
+def written(model: SequenceModel, task: Task, batch: Batch) -> dict[str, Ratio]:
+    """Return how the task judges what the model writes at the places the loss counts at; nothing if it can't."""
+    found = model.go_on(batch.inputs, batch.mask)
+    return {} if found is None else task.judge_written(found, batch)
 
 
 def _batches(task: Task, split: Split, batch_size: int, group: Processes) -> Iterator[tuple[Batch, bool, bool]]:
