@@ -66,7 +66,7 @@ class GeneratingReader(SequenceModel):
             feed_forward_size=feed_forward_size,
             dropout=dropout,
             memory=partial(RetrievedMemory, item_size=spec.item_size) if reads_block else None,
-            integration=CrossAttention,
+            integration=CrossAttention if reads_block else None,
         )
 
     @property
