@@ -20,6 +20,7 @@ from memnets.memory.slots.persistent import PersistentMemory
 from memnets.memory.slots.recurrent_tokens import RecurrentTokens
 from memnets.memory.slots.segment_cache import SegmentCache
 from memnets.memory.slots.tokens import MemoryTokens
+from memnets.models.decoder import make_integration
 from memnets.models.memory_transformer import MemoryTransformer
 
 INTEGRATIONS = {
@@ -82,6 +83,14 @@ class TestRules:
         values = torch.cat([slots.values.expand(BATCH, -1, -1, -1), window.values], dim=2)
         for reading in (slots, as_found(window, slots._replace(values=slots.values.expand(BATCH, -1, -1, -1)))):
             assert_close(JointSoftmax(SIZES)(window, reading), weights @ values)
+
+    @pytest.mark.parametrize("integration", [GatedSum, CrossAttention])
+    def test_a_score_of_its_own_does_not_go_with_an_age_key(self, integration):
+        aged, join = KNNMemory(SIZES, age_key=True), partial(integration, score=AdditiveScore)
+        with pytest.raises(ValueError, match=r"age_key weighs entries by their age.*leave one of them out"):
+            make_integration(join, aged, SIZES)
+        assert make_integration(join, KNNMemory(SIZES), SIZES).score is not None
+        assert make_integration(integration, aged, SIZES).score is None
 
     @pytest.mark.parametrize("gate", [0.1, 0.9])
     def test_gated_sum_weights_two_softmaxes(self, window, gate):

@@ -126,7 +126,8 @@ def make_integration(
     """Return what joins a layer to its memory; by default the plainest there is for the kind. None without a memory.
 
     Raises:
-        ValueError: the memory reads vectors, and the integration needs keys and values.
+        ValueError: the memory reads vectors, and the integration needs keys and values; or the memory weighs entries by
+            their age, and the integration by a score of its own.
     """
     if memory is None:
         return None
@@ -137,6 +138,11 @@ def make_integration(
         raise ValueError(
             f"model.integration={type(made).__name__} needs keys and values, but {type(memory).__name__} reads "
             f"vectors: choose GatedSum or CrossAttention"
+        )
+    if getattr(made, "score", None) is not None and getattr(memory, "log_decay", None) is not None:
+        raise ValueError(
+            f"model.memory.age_key weighs entries by their age, which the score of model.integration="
+            f"{type(made).__name__} would replace: leave one of them out"
         )
     return made
 

@@ -64,7 +64,8 @@ class JointSoftmax(Integration):
 class GatedSum(Integration):
     """g · read + (1 - g) · attended, with one learned gate per head (Wu et al. 2022, arXiv:2203.08913, section 3.2).
 
-    A query for which the memory holds nothing yet takes the window alone.
+    A query for which a memory of key-values holds nothing yet takes the window alone. A memory of vectors doesn't tell
+    whether it holds anything: of an empty one g · 0 is added, and the window's part stays 1 - g.
 
     Args:
         sizes: of the layer.
