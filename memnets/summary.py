@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from memnets.training import checkpoint
+from memnets.training.references import REFERENCES
 
 
 def summary(folder: Path, overrides: Sequence[str], pictures: Sequence[Path]) -> str:
@@ -60,9 +61,17 @@ def _outcome(status: dict[str, Any]) -> str:
 
 
 def _tests(folder: Path) -> str:
-    """First metric of every test set, from the last rows of the metrics file."""
+    """First metric of every test set, from the last rows of the metrics file, and what the first's is compared with."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     tests = {row["split"]: row for row in rows if row["split"] not in ("train", "validation")}
     metric = next((key for row in tests.values() for key in list(row)[4:]), "loss")
     values = [f"{name} {row[metric]:.4g}" for name, row in tests.items() if row.get(metric) is not None]
-    return f"{metric}: {', '.join(values)}"
+    return f"{metric}: {', '.join(values)}{_compared(folder, f'{next(iter(tests), None)}/{metric}')}"
+
+
+def _compared(folder: Path, metric: str) -> str:
+    """Levels of guessing and of the task's own solution, where they are known."""
+    path = folder / REFERENCES
+    found = json.loads(path.read_text()) if path.exists() else {}
+    told = [f"{kind} {levels[metric]:.4g}" for kind, levels in found.items() if metric in levels]
+    return f" ({', '.join(told)})" if told else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from memnets.contracts import Spec
 from memnets.identity import run_folder
 from memnets.launch import train
 from memnets.models.base import SequenceModel
+from memnets.summary import summary
 from memnets.tasks.base import NoOracleError
 from memnets.tasks.copy import Copy
 from memnets.tasks.ngrams import DynamicNGrams
@@ -90,6 +92,10 @@ class TestRun:
         expected = run_references(Overwrite(eval_sequences=12), 64)
         assert json.loads((folder / "references.json").read_text()) == expected
         assert read_run(folder).references == expected
+
+    def test_the_summary_of_a_run_tells_them(self, folder):
+        told = summary(folder, [], []).splitlines()[1]
+        assert re.search(r"accuracy: test [\d.]+ \(chance [\d.]+, oracle 1\)$", told), told
 
     def test_evaluation_prints_them_below_the_sets(self, folder, capsys):
         assert script("evaluate").main([f"checkpoint={folder}", "lengths=6,7"]) == 0

@@ -161,6 +161,7 @@ class TestKNNMemory:
         assert told["filled"] == 7 / 8
         assert told["found"] == 1.0
         assert told["decay"] == pytest.approx(memory.log_decay.exp().mean().item())
+        assert told["norm"] == pytest.approx(steps.values[:, :, :7].norm(dim=-1).mean().item()), "7 left the window"
         reading, state = memory(window_of(steps, 0, WINDOW), memory.initial_state(BATCH))
         told = {name: (ratio.total / ratio.count).item() for name, ratio in memory.gauge(reading, state).items()}
         assert (told["filled"], told["found"]) == (1 / 8, 0)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from memnets.contracts import Ratio, Spec, reset_rows
-from memnets.memory.slots.base import LayerMemory, Memory, Reading, Sizes, Window
+from memnets.memory.slots.base import LayerMemory, Memory, Reading, Sizes, Window, mean_length
 from memnets.memory.slots.integration import Integration
 from memnets.memory.window_attention import LayerState
 from memnets.models.base import InputLayer, SequenceModel, check_spec
@@ -148,7 +148,7 @@ class MemoryTransformer(SequenceModel):
         return self.output(self.norm(read)), state
 
     def gauges(self, inputs: Any, state: Any = None) -> dict[str, Ratio]:
-        """What kinds and integrations find worth watching, by layer: `memory_0_gate`, say.
+        """What kinds and integrations find worth watching, by layer: `memory_0_gate`, say; of tokens, their length.
 
         Hooks listen while the model reads the inputs, and are gone afterwards.
         """
@@ -169,10 +169,12 @@ class MemoryTransformer(SequenceModel):
             if memory is not None and join is not None:
                 hooks.append(join.register_forward_hook(partial(note, layer, memory)))
         try:
-            self(inputs, state)
+            _, after = self(inputs, state)
         finally:
             for hook in hooks:
                 hook.remove()
+        if self.memory_tokens is not None:
+            found["memory_tokens_norm"] = mean_length(self.memory_tokens.read(after.tokens))
         return found
 
     def _read(self, hidden: Tensor, state: MemoryTransformerState) -> tuple[Tensor, MemoryTransformerState]:

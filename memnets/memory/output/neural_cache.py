@@ -22,6 +22,9 @@ class NeuralCacheState(NamedTuple):
 class NeuralCache(OutputMemory):
     """The last `size` steps of the text; an entry scores h_t·h_i (equation 3, where `strength` is called theta).
 
+    An entry that isn't finite spoils the row's probabilities until it is forgotten: a model that overflows must not be
+    measured.
+
     Args:
         hidden_size: width of what the model's head reads.
         size: steps remembered.

@@ -191,3 +191,10 @@ class TokenMemory(Memory):
 def unit_length(vectors: Float[Tensor, "*rows word"]) -> Float[Tensor, "*rows word"]:
     """v / √(|v|² + 1e-8): length 1, and a finite gradient at zero."""
     return vectors * torch.rsqrt(vectors.square().sum(-1, keepdim=True) + 1e-8)
+
+
+def mean_length(vectors: Float[Tensor, "*rows word"], held: Bool[Tensor, "*rows"] | None = None) -> Ratio:
+    """Euclidean length of vectors, the mean of those that are `held` (None: all); 0 where none is."""
+    lengths = vectors.detach().double().norm(dim=-1)
+    held = torch.ones_like(lengths, dtype=torch.bool) if held is None else held
+    return Ratio(lengths.masked_fill(~held, 0).sum(), held.double().sum().clamp_min(1))

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from memnets.contracts import Ratio
-from memnets.memory.slots.base import Found, LayerMemory, Reading, Sizes, Window
+from memnets.memory.slots.base import Found, LayerMemory, Reading, Sizes, Window, mean_length
 from memnets.ops.topk_address import topk_address
 
 FIRST_DECAY = 0.03
@@ -105,10 +105,13 @@ class KNNMemory(LayerMemory):
     def gauge(self, reading: Reading, state: KNNState) -> dict[str, Ratio]:
         """`filled`: share of the capacity in use. `found`: share of the `top_k` that there were entries for.
 
-        `decay`, with an age key: what a step costs, its mean over heads.
+        `norm`: length of an entry's value. `decay`, with an age key: what a step costs, its mean over heads. Search is
+        exact: of the best `top_k` none is missed.
         """
         filled = state.written.clamp_max(self.capacity) / self.capacity
+        held = (held_positions(state) >= 0)[:, None].expand(state.values.shape[:3])
         told = {"filled": _share(filled), "found": _share(cast(Found, reading).scores > -torch.inf)}
+        told["norm"] = mean_length(state.values, held)
         return told if self.log_decay is None else told | {"decay": _share(self.log_decay.detach().exp())}
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from memnets.memory.slots.base import LayerMemory, Sizes, Slots, Window, unit_length
+from memnets.contracts import Ratio
+from memnets.memory.slots.base import LayerMemory, Reading, Sizes, Slots, Window, mean_length, unit_length
 
 
 class PersistentMemory(LayerMemory):
@@ -37,3 +38,7 @@ class PersistentMemory(LayerMemory):
         missing = self.values.shape[-1] - keys.shape[-1]
         whole = torch.cat([keys.new_zeros(*keys.shape[:2], missing), keys], dim=-1)
         return Slots(whole[None], self.values[None])
+
+    def gauge(self, reading: Reading, state: Any) -> dict[str, Ratio]:
+        """`norm`: length of a slot's value."""
+        return {"norm": mean_length(self.values)}

@@ -25,6 +25,7 @@ class RecurrentTokens(TokenMemory):
 
     Gradients run through all segments that one call of the model sees; `trainer.bptt_length` cuts them after so many
     steps. Beside the tokens a position still has the layer's sliding window, which the paper ends with the segment.
+    What is not finite in a segment is handed on, in its row, until `reset`.
 
     Args:
         sizes: of the layers.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from memnets.contracts import Ratio
 from memnets.memory.rotary import Rotary
-from memnets.memory.slots.base import LayerMemory, Reading, Sizes, Slots, Window
+from memnets.memory.slots.base import LayerMemory, Reading, Sizes, Slots, Window, mean_length
 
 
 class SegmentCacheState(NamedTuple):
@@ -27,6 +27,7 @@ class SegmentCache(LayerMemory):
     A window that is longer, but for the gradient: it ends at the window, as in the paper, unless `differentiable`. As
     each layer's cache holds what the layer below had read, what is seen grows by `capacity` with every layer. The paper
     caches whole segments; here the cache slides with the window, so that results don't depend on where a text is cut.
+    A key or value that isn't finite spoils what sees it, in its row and head, until it is forgotten.
 
     Raises:
         ValueError: capacity is below 1.
@@ -59,9 +60,12 @@ class SegmentCache(LayerMemory):
         return Slots(self.rotary(keys, oldest), values, visible), after
 
     def gauge(self, reading: Reading, state: SegmentCacheState) -> dict[str, Ratio]:
-        """`usage`: the share of the cache that holds anything."""
+        """`usage`: the share of the cache that holds anything. `norm`: length of an entry's value."""
         full = torch.full_like(state.written, self.capacity).double().sum()
-        return {"usage": Ratio(state.written.clamp_max(self.capacity).double().sum(), full)}
+        place = torch.arange(self.capacity, device=state.written.device)
+        held = (place >= self.capacity - state.written[:, None])[:, None].expand(state.values.shape[:3])
+        usage = Ratio(state.written.clamp_max(self.capacity).double().sum(), full)
+        return {"usage": usage, "norm": mean_length(state.values, held)}
 
     def _visible(self, positions: Int[Tensor, "batch time"]) -> Bool[Tensor, "batch time slots"]:
         """Entry i of the cache and the chunk's leaving ones lies `capacity` before leaving entry i."""
