@@ -242,7 +242,7 @@ class TestGauges:
     def test_models_tell_them_by_layer(self):
         model = tiny(KINDS["segment_cache"], integration=GatedSum, memory_layers=[1])
         assert model.gauges(tokens_of()).keys() == {
-            "memory_1_usage", "memory_1_gate", "memory_1_gate_spread", "memory_1_entropy"
+            "memory_1_usage", "memory_1_norm", "memory_1_gate", "memory_1_gate_spread", "memory_1_entropy"
         }  # fmt: skip
         assert model.gauges(tokens_of(time=WINDOW))["memory_1_usage"].total == 0
         assert tiny(None).gauges(tokens_of()) == {}
