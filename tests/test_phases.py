@@ -21,6 +21,7 @@ from memnets.training.settings import EarlyStopping, NextPhase, TrainerSettings
 
 STEPS = 8
 NEXT = "{_target_: memnets.training.settings.NextPhase, rate: 0.5}"
+FIXED = "trainer.next_phase={_target_: memnets.training.settings.NextPhase, rate: 0.5, steps: 3}"
 STORIES = (
     "~model.hidden_size",
     "~model.num_layers",
@@ -76,10 +77,22 @@ class TestPhases:
         rates = [row["learning_rate"] for row in rows(tmp_path / "run", "train")]
         assert rates == pytest.approx([0.15] * began + [0.3 * 0.5**k for k in range(STEPS - began)])
 
+    def test_it_comes_after_a_number_of_steps_whatever_the_metric(self, tmp_path: Path, linear: tuple[str, ...]) -> None:
+        fixed = (*linear, FIXED)
+        for every in (1, 2, STEPS):
+            trainer = finished(tmp_path / str(every), *fixed, f"trainer.eval_every={every}")
+            assert trainer.progress.phase_began == 3
+            assert trainer.model.phases_left == 0
+            assert trainer.progress.best_step is None
+            rates = [row["learning_rate"] for row in rows(tmp_path / str(every), "train")]
+            assert rates == pytest.approx([0.15] * 3 + [0.3 * 0.5**k for k in range(STEPS - 3)])
+
     @pytest.mark.parametrize("step", range(1, STEPS))
+    @pytest.mark.parametrize("ends", [(), (FIXED,)], ids=["by the metric", "by steps"])
     def test_resumed_in_any_phase_equals_straight_bit_for_bit(
-        self, tmp_path: Path, linear: tuple[str, ...], step: int
+        self, tmp_path: Path, linear: tuple[str, ...], step: int, ends: tuple[str, ...]
     ) -> None:
+        linear = (*linear, *ends)
         finished(tmp_path / "straight", *linear)
         interrupted(tmp_path / "cut", step, *linear)
         resumed = tiny_trainer(tmp_path / "cut", *linear)
@@ -125,6 +138,15 @@ class TestContract:
             NextPhase(rate=0.0)
         with pytest.raises(ValueError, match="patience must be at least 1"):
             NextPhase(patience=0)
+        with pytest.raises(ValueError, match="steps must be at least 1"):
+            NextPhase(steps=0)
+
+    def test_what_judges_a_phase(self) -> None:
+        judged, last = NextPhase(), EarlyStopping()
+        settings = TrainerSettings(next_phase=judged, early_stopping=last)
+        assert [settings.criterion(left) for left in (1, 0)] == [judged, last]
+        counted = TrainerSettings(next_phase=NextPhase(steps=3), early_stopping=last)
+        assert [counted.criterion(left) for left in (1, 0)] == [None, last]
 
     def test_a_model_without_phases_refuses_their_settings(self) -> None:
         with pytest.raises(ConfigError, match=r"trainer\.next_phase: LSTM as configured has no phases"):

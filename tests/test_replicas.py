@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from babi_example import write_babi
-from test_phases import LINEAR, STORIES
+from test_phases import FIXED, LINEAR, STORIES
 from test_training import files
 from tiny import ALONE, TINY, tiny_config, tiny_trainer
 from torch.func import vmap
@@ -31,6 +31,7 @@ from memnets.training.trainer import Trainer
 
 MODELS = {
     "linear start": LINEAR,
+    "linear start by steps": (*LINEAR, FIXED),
     "noise": ("model=memn2n", *STORIES, "model.random_noise=0.5", "trainer.clip_norm=0.01"),
     "layerwise": ("model=memn2n", *STORIES, "model.weight_tying=layerwise", "trainer.clip_norm_each=0.01"),
     "additive": (

@@ -36,14 +36,18 @@ class NextPhase(EarlyStopping):
 
     Attributes:
         patience: evaluations without improvement before going on.
+        steps: go on after this many steps of a phase, whatever the metric; null leaves it to the metric.
         rate: constant factor on the learning rate until the last phase, at whose start the schedule begins.
     """
 
     patience: int = 1
+    steps: int | None = None
     rate: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.steps is not None:
+            _at_least(1, steps=self.steps)
         if not self.rate > 0:
             raise ValueError(f"NextPhase.rate must be positive, not {self.rate}")
 
@@ -126,6 +130,12 @@ class TrainerSettings:
     def factor(self, step: int, phases_left: int) -> float:
         """Return the factor on the learning rate at a step of a phase: the schedule's in the last one."""
         return self.next_phase.rate if phases_left else self.schedule(step)
+
+    def criterion(self, phases_left: int) -> EarlyStopping | None:
+        """Return what judges validations in a phase; None if nothing: steps end it."""
+        if phases_left:
+            return self.next_phase if self.next_phase.steps is None else None
+        return self.early_stopping
 
 
 @dataclass(frozen=True, kw_only=True)

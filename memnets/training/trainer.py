@@ -268,6 +268,8 @@ class Trainer:
             marked = self._log_training(marked)
         if step % settings.eval_every == 0 or ends:
             self._judge(self._log("validation", self.evaluate(self.task, "validation")))
+        if plain(self.model).phases_left and step - self.progress.phase_began == settings.next_phase.steps:
+            self._enter_next_phase()
         solved, further = self.progress.solved_at_step, settings.stop_after_solved
         if solved is not None and further is not None and step >= solved + further:
             self.progress.outcome = "solved"
@@ -297,14 +299,17 @@ class Trainer:
 
     def _judge(self, row: dict[str, Any]) -> None:
         """Note a validation; where it no longer improves, the model goes on to its next phase or training ends."""
-        model, settings = plain(self.model), self.settings
-        criterion = settings.next_phase if model.phases_left else settings.early_stopping
+        phases_left = plain(self.model).phases_left
+        criterion = self.settings.criterion(phases_left)
         if criterion is None or not self.progress.judge(criterion, row[criterion.metric]):
             return
-        if not model.phases_left:
+        if phases_left:
+            self._enter_next_phase()
+        else:
             self.progress.outcome = "early_stopping"
-            return
-        model.enter_next_phase()
+
+    def _enter_next_phase(self) -> None:
+        plain(self.model).enter_next_phase()
         self.progress.begin_phase()
 
     def _log(self, split: str, metrics: dict[str, float]) -> dict[str, Any]:
