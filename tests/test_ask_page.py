@@ -63,7 +63,8 @@ def run_script(reader: Reader, asked, folder: Path):
 
 @pytest.mark.skipif(NODE is None, reason="no JavaScript engine")
 @pytest.mark.parametrize(
-    ("tying", "position", "time"), list(product(["adjacent", "layerwise"], [True, False], [True, False]))
+    ("tying", "position", "time"),
+    list(product(["adjacent", "layerwise"], ["none", "paper", "centred"], [True, False])),
 )
 @pytest.mark.parametrize(
     "parts",

@@ -21,10 +21,10 @@ from memnets.models import memn2n
 from memnets.models.memn2n import MemN2N
 from memnets.ops.backend import BackendError, use_backend
 
-ABLATIONS = list(product(["adjacent", "layerwise"], [True, False], [True, False]))
+ABLATIONS = list(product(["adjacent", "layerwise"], ["none", "paper", "centred"], [True, False]))
 
 
-def model_of(ablation=("adjacent", True, True), vocab=7, sentences=4, words=3, **sizes):
+def model_of(ablation=("adjacent", "paper", True), vocab=7, sentences=4, words=3, **sizes):
     tying, position, time = ablation
     spec = Spec("story", vocab, vocab, sentences, words)
     return MemN2N(spec, weight_tying=tying, position_encoding=position, temporal_encoding=time, **sizes)
@@ -51,8 +51,13 @@ def embed_by_loop(model, embedding, sentence, age):
     width = embedding.words.weight.shape[1]
     for j, word in enumerate(sentence, start=1):
         vector = embedding.words.weight[word - 1].tolist()
-        for_word = [(1 - j / size) - (k / width) * (1 - 2 * j / size) for k in range(1, width + 1)]
-        weights = for_word if embedding.position_encoding else [1.0] * width
+        weights = {
+            "none": [1.0] * width,
+            "paper": [(1 - j / size) - (k / width) * (1 - 2 * j / size) for k in range(1, width + 1)],
+            "centred": [
+                1 + 4 * (k - (width + 1) / 2) * (j - (size + 1) / 2) / (width * size) for k in range(1, width + 1)
+            ],
+        }[embedding.position_encoding]
         total = total + np.array(vector) * np.array(weights)
     return total if embedding.ages is None or age is None else total + np.array(embedding.ages.weight[age - 1].tolist())
 
@@ -111,7 +116,7 @@ class TestValues:
         assert torch.autograd.gradcheck(logits, [10 * value.detach().requires_grad_() for value in values])
 
     def test_parameters_start_from_a_normal_distribution_of_standard_deviation_a_tenth(self):
-        model = model_of(("layerwise", True, True), vocab=400, sentences=60, embedding_size=50)
+        model = model_of(("layerwise", "paper", True), vocab=400, sentences=60, embedding_size=50)
         for parameter in model.parameters():
             assert abs(parameter.std().item() - 0.1) < 0.01
             assert abs(parameter.mean().item()) < 0.01
@@ -121,6 +126,12 @@ class TestValues:
         j_of_2 = [[0.5, 0.5], [0.5, 1.0]]  # J = 2: 1 - j/2 - (k/2)(1 - j), k = 1, 2
         assert_close(weights[0, :2], torch.tensor(j_of_2))
         assert_close(weights[1, 0], torch.tensor([0.5, 1.0]))
+
+    def test_position_weights_are_the_authors(self):
+        weights = position_weights(torch.tensor([[3, 4, 0], [5, 0, 0]]), 2, encoding="centred")
+        j_of_2 = [[1.25, 0.75], [0.75, 1.25]]  # J = 2: 1 + (k - 1.5)(j - 1.5), k = 1, 2
+        assert_close(weights[0, :2], torch.tensor(j_of_2))
+        assert_close(weights[1, 0], torch.ones(2))  # as in a bag of words
 
 
 class TestParameters:
@@ -136,7 +147,7 @@ class TestParameters:
     @pytest.mark.parametrize(("tying", "num_hops", "tables"), [("adjacent", 3, 4), ("layerwise", 3, 2)])
     def test_tying_shares_the_tables(self, tying, num_hops, tables):
         vocab, width, sentences = 7, 5, 4
-        model = model_of((tying, True, True), vocab, sentences, embedding_size=width, num_hops=num_hops)
+        model = model_of((tying, "paper", True), vocab, sentences, embedding_size=width, num_hops=num_hops)
         apart = 0 if tying == "adjacent" else (vocab - 1) * width + width * width + vocab * width
         expected = tables * ((vocab - 1) + sentences) * width + apart
         assert sum(parameter.numel() for parameter in model.parameters()) == expected
@@ -188,7 +199,7 @@ class TestLaws:
         inputs = story_of([[3, 3, 3, 3]], vocab=60)
         model = model_of(ablation, vocab=60).double()
         swapped = model(Story(inputs.story[:, :, [1, 0, 2]], inputs.query))[0]
-        assert torch.allclose(model(inputs)[0], swapped, atol=1e-9) != ablation[1]
+        assert torch.allclose(model(inputs)[0], swapped, atol=1e-9) == (ablation[1] == "none")
 
     def test_attention_is_a_distribution_over_the_sentences_told(self):
         attention = model_of(num_hops=2).attention(EXAMPLE)
@@ -225,7 +236,7 @@ class TestTime:
         assert torch.equal(ages(told[:, :, None]), expected)
 
     def test_sentences_beyond_the_oldest_known_age_share_its_vector(self):
-        embedding = SentenceEmbedding(4, 2, position_encoding=False, max_age=2)
+        embedding = SentenceEmbedding(4, 2, position_encoding="none", max_age=2)
         story = torch.tensor([[[1], [1], [1], [1]]])
         slots = embedding.slots(story, ages(story))[0]
         assert_close(slots[0], slots[2])
@@ -247,13 +258,17 @@ class TestRefusals:
             MemN2N(spec)
         assert MemN2N(spec, weight_tying="layerwise")(story_of([[1, 1]], 5, 2))[0].shape == (1, 4)
 
+    def test_an_unknown_position_encoding(self):
+        with pytest.raises(ValueError, match="position_encoding must be one of none, paper, centred, not 'center'"):
+            memn2n._check(Spec("story", 5, 5, 2, 2), 1, "adjacent", "center")
+
     def test_no_hops(self):
         with pytest.raises(ValueError, match="num_hops must be at least 1, not 0"):
             model_of(num_hops=0)
 
     def test_an_unknown_tying(self):  # not through the constructor, whose annotation refuses it first under test
         with pytest.raises(ValueError, match="must be adjacent or layerwise, not 'both'"):
-            memn2n._check(Spec("story", 5, 5, 2, 2), 1, "both")
+            memn2n._check(Spec("story", 5, 5, 2, 2), 1, "both", "paper")
 
 
 class TestAttentionScore:
@@ -405,7 +420,7 @@ class TestKernel:
     @pytest.mark.parametrize("tying", ["adjacent", "layerwise"])
     def test_replicas_at_once_are_each_alone(self, backend, tying):
         """Some of them still linear, the others no longer."""
-        models = [model_of((tying, True, True), linear_start=True).double() for _ in range(3)]
+        models = [model_of((tying, "paper", True), linear_start=True).double() for _ in range(3)]
         models[1].enter_next_phase()
         parameters, buffers = stack_module_state(models)
 

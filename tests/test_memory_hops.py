@@ -58,7 +58,7 @@ SHAPES = {
 SCHEMES = [
     HopScheme(3, adjacent, position, relu, scale, empty)
     for adjacent, position, relu, (scale, empty) in product(
-        [True, False], [True, False], [True, False], [(1.0, False), (0.4, False), (1.0, True)]
+        [True, False], ["none", "paper", "centred"], [True, False], [(1.0, False), (0.4, False), (1.0, True)]
     )
 ]
 LINEAR = {"softmax": None, "linear": torch.tensor(True), "no_longer_linear": torch.tensor(False)}
@@ -153,7 +153,11 @@ def embed_by_loop(sentence, table, position_encoding):
     size, width, total = sum(word != 0 for word in sentence), table.shape[1], np.zeros(table.shape[1])
     for j, word in enumerate(sentence, start=1):
         for k in range(1, width + 1) if word else ():
-            weight = (1 - j / size) - (k / width) * (1 - 2 * j / size) if position_encoding else 1.0
+            weight = {
+                "none": 1.0,
+                "paper": (1 - j / size) - (k / width) * (1 - 2 * j / size),
+                "centred": 1 + 4 * (k - (width + 1) / 2) * (j - (size + 1) / 2) / (width * size),
+            }[position_encoding]
             total[k - 1] += weight * table[word - 1, k - 1]
     return total
 

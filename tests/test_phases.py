@@ -77,7 +77,7 @@ class TestPhases:
         rates = [row["learning_rate"] for row in rows(tmp_path / "run", "train")]
         assert rates == pytest.approx([0.15] * began + [0.3 * 0.5**k for k in range(STEPS - began)])
 
-    def test_it_comes_after_a_number_of_steps_whatever_the_metric(self, tmp_path: Path, linear: tuple[str, ...]) -> None:
+    def test_it_comes_after_steps_whatever_the_metric(self, tmp_path: Path, linear: tuple[str, ...]) -> None:
         fixed = (*linear, FIXED)
         for every in (1, 2, STEPS):
             trainer = finished(tmp_path / str(every), *fixed, f"trainer.eval_every={every}")

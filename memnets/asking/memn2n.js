@@ -34,13 +34,19 @@ function softmax(scores, numEmpty = 0) {
   return powers.map((power) => power / total);
 }
 
-/* Σ_j l_j · A x_j, with l_j of section 4.1 or 1 for a bag of words. */
+/* l_kj for component k of d and word j of J, both from 0: of section 4.1, of the authors' code, or of a bag of words. */
+const POSITION_WEIGHTS = {
+  none: () => 1,
+  paper: (k, width, j, count) => 1 - (j + 1) / count - ((k + 1) / width) * (1 - (2 * (j + 1)) / count),
+  centred: (k, width, j, count) => 1 + (4 * (k - (width - 1) / 2) * (j - (count - 1) / 2)) / (width * count),
+};
+
+/* Σ_j l_j · A x_j. */
 function embed(model, table, sentence) {
   const width = table[0].length;
   let total = new Array(width).fill(0);
   sentence.forEach((word, index) => {
-    const place = (index + 1) / sentence.length;
-    const weight = (k) => (model.position_encoding ? 1 - place - ((k + 1) / width) * (1 - 2 * place) : 1);
+    const weight = (k) => POSITION_WEIGHTS[model.position_encoding](k, width, index, sentence.length);
     total = total.map((sum, k) => sum + weight(k) * table[word][k]);
   });
   return total;

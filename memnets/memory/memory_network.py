@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from memnets.ops.erase_add import read
-from memnets.ops.memory_hops import position_weights
+from memnets.ops.memory_hops import PositionEncoding, position_weights
 from memnets.streams import uniform
 
 INIT_STD = 0.1
@@ -45,11 +45,13 @@ class SentenceEmbedding(nn.Module):
     Args:
         num_words: size of the vocabulary with padding.
         embedding_size: width of a slot, d in the paper.
-        position_encoding: weigh words by where they stand; else a bag of words.
+        position_encoding: what weighs words by where they stand; `none` is a bag of words.
         max_age: age from which on sentences are told apart no longer; 0 encodes no time.
     """
 
-    def __init__(self, num_words: int, embedding_size: int, position_encoding: bool, max_age: int = 0) -> None:
+    def __init__(
+        self, num_words: int, embedding_size: int, position_encoding: PositionEncoding, max_age: int = 0
+    ) -> None:
         super().__init__()
         self.words = PaddedEmbedding(num_words, embedding_size)
         self.position_encoding = position_encoding
@@ -59,8 +61,9 @@ class SentenceEmbedding(nn.Module):
     def forward(self, sentences: Int[Tensor, "batch *sentences words"]) -> Float[Tensor, "batch *sentences embedding"]:
         """Σ_j l_j · A x_j, with l_j = 1 for a bag of words: time is not encoded."""
         embedded = self.words(sentences)
-        if self.position_encoding:
-            embedded = embedded * position_weights(sentences, embedded.shape[-1], embedded.dtype)
+        if self.position_encoding != "none":
+            weights = position_weights(sentences, embedded.shape[-1], embedded.dtype, self.position_encoding)
+            embedded = embedded * weights
         return embedded.sum(-2)
 
     def slots(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,7 @@ from memnets.memory.memory_network import (
 )
 from memnets.models.base import SequenceModel, check_spec
 from memnets.ops.backend import KERNELS, choose, current_backend
-from memnets.ops.memory_hops import HopScheme, HopWeights, run_kernel
+from memnets.ops.memory_hops import HopScheme, HopWeights, PositionEncoding, run_kernel
 
 FUSED = (nn.ModuleList, SentenceEmbedding, PaddedEmbedding, DotScore, ScaledDotScore, nn.Identity, nn.ReLU)
 """Parts that the op `memory_hops` can express."""
@@ -43,7 +43,8 @@ class MemN2N(SequenceModel):
         embedding_size: width of a slot and of the query.
         num_hops: K in the paper.
         weight_tying: as above.
-        position_encoding: weigh a sentence's words by where they stand; else a bag of words.
+        position_encoding: weigh a sentence's words by where they stand, as the `paper` says, or `centred` as in its
+            authors' code (`memnets.ops.memory_hops.position_weights` has both); `none` for a bag of words.
         temporal_encoding: add to each slot a learned vector of the sentence's age.
         attention_score: makes what weighs the sentences, for the embedding's width; all hops share it.
         random_noise: while training, tell among the sentences up to this share of empty memories (0.1 in the paper).
@@ -64,7 +65,7 @@ class MemN2N(SequenceModel):
         embedding_size: int = 20,
         num_hops: int = 3,
         weight_tying: Literal["adjacent", "layerwise"] = "adjacent",
-        position_encoding: bool = True,
+        position_encoding: PositionEncoding = "paper",
         temporal_encoding: bool = True,
         attention_score: Callable[[int], AttentionScore] = DotScore,
         random_noise: float = 0.0,
@@ -74,7 +75,7 @@ class MemN2N(SequenceModel):
     ) -> None:
         super().__init__()
         check_spec(MemN2N, spec)
-        _check(spec, num_hops, weight_tying)
+        _check(spec, num_hops, weight_tying, position_encoding)
         if not 0 <= random_noise <= 1:
             raise ValueError(f"MemN2N.random_noise must lie between 0 and 1, not {random_noise}")
         self.num_hops = num_hops
@@ -200,9 +201,12 @@ class MemN2N(SequenceModel):
         return cast("list[SentenceEmbedding]", list(self.embeddings))
 
 
-def _check(spec: Spec, num_hops: int, weight_tying: str) -> None:
+def _check(spec: Spec, num_hops: int, weight_tying: str, position_encoding: str) -> None:
     if weight_tying not in ("adjacent", "layerwise"):
         raise ValueError(f"MemN2N.weight_tying must be adjacent or layerwise, not {weight_tying!r}")
+    if position_encoding not in get_args(PositionEncoding):
+        names = ", ".join(get_args(PositionEncoding))
+        raise ValueError(f"MemN2N.position_encoding must be one of {names}, not {position_encoding!r}")
     if num_hops < 1:
         raise ValueError(f"MemN2N.num_hops must be at least 1, not {num_hops}")
     if weight_tying == "adjacent" and spec.output_size != spec.input_size:

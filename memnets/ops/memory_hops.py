@@ -5,7 +5,7 @@ Sukhbaatar, Szlam, Weston & Fergus 2015 (arXiv:1503.08895).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,9 @@ from memnets.ops import backend
 from memnets.ops.content_address import content_address_reference
 from memnets.ops.erase_add import read
 from memnets.ops.sequence import in_one_precision, place_obstacle
+
+PositionEncoding = Literal["none", "paper", "centred"]
+"""What weighs a sentence's words by where they stand, see `position_weights`; `none` is a bag of words."""
 
 
 class HopWeights(NamedTuple):
@@ -37,7 +40,7 @@ class HopScheme(NamedTuple):
     Attributes:
         num_hops: K.
         adjacent: how hops share their tables.
-        position_encoding: weigh words by where they stand.
+        position_encoding: what weighs words by where they stand.
         relu: follows each hop.
         scale: of the scores.
         attend_empty: empty slots, of score and value 0, take part in the softmax, as in the authors' code: a hop may
@@ -46,7 +49,7 @@ class HopScheme(NamedTuple):
 
     num_hops: int
     adjacent: bool = True
-    position_encoding: bool = True
+    position_encoding: PositionEncoding = "paper"
     relu: bool = False
     scale: float = 1.0
     attend_empty: bool = False
@@ -149,8 +152,8 @@ def memory_hops_reference(
 def _embed(ids: Tensor, vectors: Tensor, scheme: HopScheme) -> Tensor:
     """Σ_j l_j · A x_j."""
     embedded = F.embedding(ids, _padded(vectors))
-    if scheme.position_encoding:
-        embedded = embedded * position_weights(ids, vectors.shape[-1], embedded.dtype)
+    if scheme.position_encoding != "none":
+        embedded = embedded * position_weights(ids, vectors.shape[-1], embedded.dtype, scheme.position_encoding)
     return embedded.sum(-2)
 
 
@@ -169,15 +172,24 @@ def _weights(query: Tensor, keys: Tensor, told: Tensor, scheme: HopScheme, linea
 
 
 def position_weights(
-    sentences: Int[Tensor, "*shape words"], embedding_size: int, dtype: torch.dtype = torch.float32
+    sentences: Int[Tensor, "*shape words"],
+    embedding_size: int,
+    dtype: torch.dtype = torch.float32,
+    encoding: Literal["paper", "centred"] = "paper",
 ) -> Float[Tensor, "*shape words embedding"]:
-    """l_kj = (1 - j/J) - (k/d)(1 - 2j/J) for component k of d and word j of J, both from 1 (section 4.1).
+    """l_kj for component k of d and word j of J, both from 1.
 
-    J counts the sentence's own words, so that padding changes nothing. (The authors' code differs from their paper:
-    about twice these weights, half an index off.)
+    `paper`: (1 - j/J) - (k/d)(1 - 2j/J) (section 4.1). Its mean is about 1/2.
+    `centred`: 1 + 4 (k - (d + 1)/2) (j - (J + 1)/2) / (d J), as in the authors' code: about twice that, of mean 1.
+
+    J counts the sentence's own words, so that padding changes nothing. (In the authors' code it is one more than the
+    longest sentence has, in all of them, and a sentence's vector of time is weighed as if it were that last word.)
     """
     numbers = torch.arange(1, sentences.shape[-1] + 1, device=sentences.device, dtype=dtype)
     lengths = (sentences != 0).sum(-1, keepdim=True).clamp(min=1)
+    component = torch.arange(1, embedding_size + 1, device=sentences.device, dtype=dtype)
+    if encoding == "centred":
+        place = ((numbers - (lengths + 1) / 2) / lengths)[..., None]
+        return 1 + 4 * place * (component - (embedding_size + 1) / 2) / embedding_size
     place = (numbers / lengths)[..., None]
-    component = torch.arange(1, embedding_size + 1, device=sentences.device, dtype=dtype) / embedding_size
-    return (1 - place) - component * (1 - 2 * place)
+    return (1 - place) - component / embedding_size * (1 - 2 * place)

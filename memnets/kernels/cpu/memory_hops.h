@@ -11,9 +11,13 @@
 
 namespace memnets {
 
+enum class Position { none, paper, centred };
+
 struct HopsScheme {
   int64_t hops;
-  bool adjacent, position, relu, attend_empty;
+  bool adjacent;
+  Position position;
+  bool relu, attend_empty;
   double scale;
 
   int64_t story_tables() const { return adjacent ? hops + 1 : 2; }
@@ -70,8 +74,8 @@ inline MEMNETS_INLINE void in_blocks(int64_t size, const Body& body) {
   });
 }
 
-// The words of a sentence: where their rows lie, and what weighs them, l_kj = near_j - k/d slope_j (section 4.1 with
-// near = 1 - j/J and slope = 1 - 2j/J; for a bag of words 1 and 0).
+// The words of a sentence: where their rows lie, and what weighs them, l_kj = near_j - k/d slope_j (for a bag of words
+// 1 and 0; the others in `Encoding`).
 template <class T>
 struct Sentence {
   explicit Sentence(int64_t words) : rows(words), near(words), slope(words) {}
@@ -88,10 +92,13 @@ class Encoding {
         near_((sizes.words + 1) * sizes.words, T(1)), slope_(near_.size(), T(0)) {
     const int64_t size = sizes.embedding, words = sizes.words;
     for (size_t i = 0; i < component.size(); i++) component[i] = T(int64_t(i) % size + 1) / T(size);
-    for (int64_t length = 1; scheme.position && length <= words; length++)
+    for (int64_t length = 1; scheme.position != Position::none && length <= words; length++)
       for (int64_t j = 0; j < words; j++) {
-        const T place = T(j + 1) / T(length);
-        near_[length * words + j] = 1 - place, slope_[length * words + j] = 1 - 2 * place;
+        // Of the paper's section 4.1; or 1 + 4 (k - (d + 1)/2) (j - (J + 1)/2) / (d J), centred.
+        const T place = T(j + 1) / T(length), centred = (T(j + 1) - T(length + 1) / 2) / T(length);
+        const bool paper = scheme.position == Position::paper;
+        near_[length * words + j] = 1 - (paper ? place : 2 * (T(size + 1) / T(size)) * centred);
+        slope_[length * words + j] = paper ? 1 - 2 * place : -4 * centred;
       }
   }
 
