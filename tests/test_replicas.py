@@ -34,6 +34,12 @@ MODELS = {
     "linear start by steps": (*LINEAR, FIXED),
     "noise": ("model=memn2n", *STORIES, "model.random_noise=0.5", "trainer.clip_norm=0.01"),
     "layerwise": ("model=memn2n", *STORIES, "model.weight_tying=layerwise", "trainer.clip_norm_each=0.01"),
+    "authors": (
+        "model=memn2n",
+        *STORIES,
+        "model.position_encoding=centred",
+        "trainer.clip_spectral_each=0.01",
+    ),
     "additive": (
         "model=memn2n",
         *STORIES,

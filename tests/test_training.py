@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny import ALONE, tiny_config, tiny_trainer
@@ -15,11 +16,12 @@ from memnets.contracts import detach
 from memnets.tasks.base import Criterion
 from memnets.training import checkpoint
 from memnets.training.carry import first_state
+from memnets.training.clipping import clip_gradients
 from memnets.training.ema import MovingAverage
 from memnets.training.evaluation import EVALUATION_SEED, evaluate
 from memnets.training.schedule import Constant, Cosine, Halving, Warmup
 from memnets.training.seeds import step_seed
-from memnets.training.settings import EarlyStopping
+from memnets.training.settings import EarlyStopping, TrainerSettings
 from memnets.training.trainer import Trainer
 
 STREAM = (
@@ -185,6 +187,27 @@ class TestSettings:
         by_norm.train_step()
         norm = torch.stack([weight.grad.norm() for weight in by_norm.model.parameters()]).norm()
         assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+
+    @pytest.mark.parametrize("limit", [0.5, 100.0])
+    def test_clipping_bounds_the_largest_singular_value_of_each_parameter(self, limit: float) -> None:
+        weights = [torch.nn.Parameter(torch.zeros(size)) for size in ((3, 4), (5,), (2, 2, 3), (2, 1))]
+        for weight in weights:
+            weight.grad = torch.randn(weight.shape)
+        before = [weight.grad.clone() for weight in weights if weight.grad is not None]
+        norm = clip_gradients(weights, TrainerSettings(clip_spectral_each=limit))
+        for weight, given in zip(weights, before, strict=True):
+            largest = np.linalg.svd(given.reshape(len(given), -1).numpy(), compute_uv=False)[0]
+            torch.testing.assert_close(weight.grad, given * min(1.0, limit / float(largest)))
+        total = sum(float(weight.grad.square().sum()) for weight in weights if weight.grad is not None)
+        assert norm == pytest.approx(total**0.5, rel=1e-5)
+
+    @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+    def test_clipping_a_largest_singular_value_leaves_what_is_zero_or_not_finite(self, value: float) -> None:
+        weight = torch.nn.Parameter(torch.zeros(2, 3))
+        weight.grad = torch.full((2, 3), value)
+        assert clip_gradients([weight], TrainerSettings(clip_spectral_each=1.0)) == pytest.approx(
+            6**0.5 * value, nan_ok=True
+        )
 
     def test_moving_average_is_the_recurrence(self) -> None:
         model = torch.nn.Linear(3, 2)

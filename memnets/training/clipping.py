@@ -18,6 +18,22 @@ def clip_gradients(parameters: Iterable[nn.Parameter], settings: TrainerSettings
     if settings.clip_norm_each is not None:
         for weight in weights:
             nn.utils.clip_grad_norm_([weight], settings.clip_norm_each)
+    if settings.clip_spectral_each is not None:
+        for weight in weights:
+            clip_spectral_norm(weight, settings.clip_spectral_each)
     limit = float("inf") if settings.clip_norm is None else settings.clip_norm
     norm: torch.Tensor = nn.utils.clip_grad_norm_(weights, limit)
     return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+
+def clip_spectral_norm(weight: nn.Parameter, limit: float) -> None:
+    """Scale a gradient in place so that its spectral norm is `limit` at most.
+
+    One that is not finite stays as it is: the step's norm will tell.
+    """
+    assert weight.grad is not None
+    gradient = weight.grad.full_tensor() if hasattr(weight.grad, "full_tensor") else weight.grad
+    bound = float(gradient.norm())  # no less than the spectral norm, and far cheaper
+    if limit < bound < float("inf"):
+        norm = float(torch.linalg.matrix_norm(gradient.float().flatten(1), 2)) if gradient.dim() > 1 else bound
+        weight.grad.mul_(min(1.0, limit / norm))

@@ -69,6 +69,8 @@ class TrainerSettings:
             would be alone, in the folder of that run.
         clip_value: clip every gradient component to plus or minus this (before the norms).
         clip_norm_each: clip the Euclidean norm of each parameter's gradient to this (before `clip_norm`).
+        clip_spectral_each: clip the spectral norm of each parameter's gradient to this: the largest singular value of a
+            matrix (of the first axis by the others), the Euclidean norm of a vector (before `clip_norm`).
         clip_norm: clip the gradient's Euclidean norm to this.
         precision: `bfloat16` runs the model under autocast; weights stay float32.
         ema_decay: evaluate with an exponential moving average of the weights with this decay.
@@ -97,6 +99,7 @@ class TrainerSettings:
     num_replicas: int = 1
     clip_value: float | None = None
     clip_norm_each: float | None = None
+    clip_spectral_each: float | None = None
     clip_norm: float | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     ema_decay: float | None = None
@@ -118,7 +121,7 @@ class TrainerSettings:
             _at_least(0, stop_after_solved=self.stop_after_solved)
         if self.bptt_length is not None:
             _at_least(1, bptt_length=self.bptt_length)
-        for name in ("clip_value", "clip_norm_each", "clip_norm"):
+        for name in ("clip_value", "clip_norm_each", "clip_spectral_each", "clip_norm"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive (null to leave out), not {value}")
