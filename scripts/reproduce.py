@@ -34,7 +34,7 @@ SPLITS = ("test", "length_*", "repeats_*", "gap_*", "edited", "kept", "new_graph
 NAMES = ("bit_errors", "excess_bits", "error", "*accuracy*", "stale_error", "perplexity", "supporting_recall")
 METRICS = tuple(f"{split}/{name}" for split in SPLITS for name in NAMES)
 METRICS += tuple(f"test/{name}" for name in ("bits", "optimal_bits", "recall", "attention_on_gold"))
-METRICS += ("test/reciprocal_rank", "test/hits_*", "*/exact_match", "*/f1")
+METRICS += ("test/reciprocal_rank", "test/hits_*", "*/exact_match", "*/f1", "qa*/error")
 METRICS += ("with_*/perplexity", "solved", "sequences_to_solve", "seconds")
 QUICK = ("trainer.max_steps=300", "trainer.eval_every=300", "trainer.stop_after_solved=null", "trainer.num_replicas=1")
 MEASURED = {"transformer_wikitext2": ["probes=32"]}
