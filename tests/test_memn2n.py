@@ -16,10 +16,11 @@ from torch.testing import assert_close
 
 from memnets.contracts import Spec, Story
 from memnets.memory.attention_score import AdditiveScore, DotScore, ScaledDotScore
-from memnets.memory.memory_network import PaddedEmbedding, SentenceEmbedding, ages, ages_among_blanks, position_weights
+from memnets.memory.memory_network import PaddedEmbedding, SentenceEmbedding, ages, ages_among_blanks
 from memnets.models import memn2n
 from memnets.models.memn2n import MemN2N
 from memnets.ops.backend import BackendError, use_backend
+from memnets.ops.memory_hops import centred_weights, position_weights
 
 ABLATIONS = list(product(["adjacent", "layerwise"], ["none", "paper", "centred"], [True, False]))
 
@@ -48,18 +49,22 @@ EXAMPLE = story_of([[3, 2, 1, 2], [2, 3], [1, 1, 1, 3, 1]])
 def embed_by_loop(model, embedding, sentence, age):
     """Σ_j l_j · x_j + T(age) for one sentence, a list of word ids without padding."""
     size, total = len(sentence), 0.0
-    width = embedding.words.weight.shape[1]
+    width, most = embedding.words.weight.shape[1], embedding.most_words + 1
+    components = range(1, width + 1)
     for j, word in enumerate(sentence, start=1):
         vector = embedding.words.weight[word - 1].tolist()
         weights = {
             "none": [1.0] * width,
-            "paper": [(1 - j / size) - (k / width) * (1 - 2 * j / size) for k in range(1, width + 1)],
-            "centred": [
-                1 + 4 * (k - (width + 1) / 2) * (j - (size + 1) / 2) / (width * size) for k in range(1, width + 1)
-            ],
+            "paper": [(1 - j / size) - (k / width) * (1 - 2 * j / size) for k in components],
+            "centred": [1 + 4 * (k - (width + 1) / 2) * (j - (most + 1) / 2) / (width * most) for k in components],
         }[embedding.position_encoding]
         total = total + np.array(vector) * np.array(weights)
-    return total if embedding.ages is None or age is None else total + np.array(embedding.ages.weight[age - 1].tolist())
+    if embedding.ages is None or age is None:
+        return total
+    time = np.array(embedding.ages.weight[age - 1].tolist())
+    if embedding.position_encoding == "centred":
+        time *= [1 + 4 * (k - (width + 1) / 2) * (most - (most + 1) / 2) / (width * most) for k in components]
+    return total + time
 
 
 def logits_by_loop(model, story, query):
@@ -128,10 +133,12 @@ class TestValues:
         assert_close(weights[1, 0], torch.tensor([0.5, 1.0]))
 
     def test_position_weights_are_the_authors(self):
-        weights = position_weights(torch.tensor([[3, 4, 0], [5, 0, 0]]), 2, encoding="centred")
-        j_of_2 = [[1.25, 0.75], [0.75, 1.25]]  # J = 2: 1 + (k - 1.5)(j - 1.5), k = 1, 2
-        assert_close(weights[0, :2], torch.tensor(j_of_2))
-        assert_close(weights[1, 0], torch.ones(2))  # as in a bag of words
+        weights = position_weights(torch.tensor([[3, 4, 0], [5, 0, 0]]), 2, encoding="centred", most_words=3)
+        j_of_4 = [[1.375, 0.625], [1.125, 0.875], [0.875, 1.125]]  # J = 3 + 1: 1 + (k - 1.5)(j - 2.5)/2, k = 1, 2
+        assert_close(weights, torch.tensor([j_of_4, j_of_4]))
+
+    def test_the_authors_weights_of_words_and_time_have_a_mean_of_1(self):
+        assert_close(centred_weights(torch.arange(1.0, 8), 20, most_words=6).mean(), torch.tensor(1.0))
 
 
 class TestParameters:

@@ -56,7 +56,7 @@ SHAPES = {
     "strided": Shape(strided=True),
 }
 SCHEMES = [
-    HopScheme(3, adjacent, position, relu, scale, empty)
+    HopScheme(3, adjacent, position, relu, scale, empty, most_words=6 if position == "centred" else 0)
     for adjacent, position, relu, (scale, empty) in product(
         [True, False], ["none", "paper", "centred"], [True, False], [(1.0, False), (0.4, False), (1.0, True)]
     )
@@ -148,16 +148,17 @@ def op_arguments(given, keep=True):
     return *(None if tensor is None else tensor[None] for tensor in tensors), *given.scheme, keep
 
 
-def embed_by_loop(sentence, table, position_encoding):
+def embed_by_loop(sentence, table, scheme):
     """Σ_j l_j · x_j, padding where it may stand."""
     size, width, total = sum(word != 0 for word in sentence), table.shape[1], np.zeros(table.shape[1])
+    most = scheme.most_words + 1
     for j, word in enumerate(sentence, start=1):
         for k in range(1, width + 1) if word else ():
             weight = {
                 "none": 1.0,
                 "paper": (1 - j / size) - (k / width) * (1 - 2 * j / size),
-                "centred": 1 + 4 * (k - (width + 1) / 2) * (j - (size + 1) / 2) / (width * size),
-            }[position_encoding]
+                "centred": 1 + 4 * (k - (width + 1) / 2) * (j - (most + 1) / 2) / (width * most),
+            }[scheme.position_encoding]
             total[k - 1] += weight * table[word - 1, k - 1]
     return total
 
@@ -173,9 +174,9 @@ def by_loop(given):
             time = [table[min(age, len(table)) - 1] for table in vectors_of_age] if age else None
             if any(sentence):
                 tables = words if scheme.adjacent else words[:2]
-                slot = [embed_by_loop(sentence, table, scheme.position_encoding) for table in tables]
+                slot = [embed_by_loop(sentence, table, scheme) for table in tables]
                 slots.append([m + t for m, t in zip(slot, time, strict=True)] if time else slot)
-        query = embed_by_loop(question, words[0 if scheme.adjacent else 2], scheme.position_encoding)
+        query = embed_by_loop(question, words[0 if scheme.adjacent else 2], scheme)
         for k in range(scheme.num_hops):
             key, value = (k, k + 1) if scheme.adjacent else (0, 1)
             weights = [scheme.scale * float(query @ slot[key]) for slot in slots]

@@ -38,7 +38,7 @@ function softmax(scores, numEmpty = 0) {
 const POSITION_WEIGHTS = {
   none: () => 1,
   paper: (k, width, j, count) => 1 - (j + 1) / count - ((k + 1) / width) * (1 - (2 * (j + 1)) / count),
-  centred: (k, width, j, count) => 1 + (4 * (k - (width - 1) / 2) * (j - (count - 1) / 2)) / (width * count),
+  centred: (k, width, j, _, most) => 1 + (4 * (k - (width - 1) / 2) * (j - most / 2)) / (width * (most + 1)),
 };
 
 /* Σ_j l_j · A x_j. */
@@ -46,7 +46,7 @@ function embed(model, table, sentence) {
   const width = table[0].length;
   let total = new Array(width).fill(0);
   sentence.forEach((word, index) => {
-    const weight = (k) => POSITION_WEIGHTS[model.position_encoding](k, width, index, sentence.length);
+    const weight = (k) => POSITION_WEIGHTS[model.position_encoding](k, width, index, sentence.length, model.sentence_size);
     total = total.map((sum, k) => sum + weight(k) * table[word][k]);
   });
   return total;

@@ -78,10 +78,7 @@ def _network(model: nn.Module) -> dict[str, Any]:
         "linear": model.phases_left > 0,
         "attend_empty": model.attend_empty,
         "relu": isinstance(activation, nn.ReLU),
-        "embeddings": [
-            {"words": pack(table.words.table()), "ages": pack(None if table.ages is None else table.ages.table())}
-            for table in tables
-        ],
+        "embeddings": [{"words": pack(table.words.table()), "ages": pack(table.times())} for table in tables],
         "question": pack(None if model.question is None else model.question.words.table()),
         "update": pack(model.update),
         "answer": pack(model.answer),

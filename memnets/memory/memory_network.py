@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from memnets.ops.erase_add import read
-from memnets.ops.memory_hops import PositionEncoding, position_weights
+from memnets.ops.memory_hops import PositionEncoding, centred_weights, position_weights
 from memnets.streams import uniform
 
 INIT_STD = 0.1
@@ -47,31 +47,48 @@ class SentenceEmbedding(nn.Module):
         embedding_size: width of a slot, d in the paper.
         position_encoding: what weighs words by where they stand; `none` is a bag of words.
         max_age: age from which on sentences are told apart no longer; 0 encodes no time.
+        most_words: of the longest sentence, for the position encoding `centred`.
     """
 
     def __init__(
-        self, num_words: int, embedding_size: int, position_encoding: PositionEncoding, max_age: int = 0
+        self,
+        num_words: int,
+        embedding_size: int,
+        position_encoding: PositionEncoding,
+        max_age: int = 0,
+        most_words: int = 0,
     ) -> None:
         super().__init__()
         self.words = PaddedEmbedding(num_words, embedding_size)
         self.position_encoding = position_encoding
         self.ages = PaddedEmbedding(max_age + 1, embedding_size) if max_age else None
         self.max_age = max_age
+        self.most_words = most_words
 
     def forward(self, sentences: Int[Tensor, "batch *sentences words"]) -> Float[Tensor, "batch *sentences embedding"]:
         """Σ_j l_j · A x_j, with l_j = 1 for a bag of words: time is not encoded."""
         embedded = self.words(sentences)
         if self.position_encoding != "none":
-            weights = position_weights(sentences, embedded.shape[-1], embedded.dtype, self.position_encoding)
-            embedded = embedded * weights
+            kind, size = self.position_encoding, embedded.shape[-1]
+            embedded = embedded * position_weights(sentences, size, embedded.dtype, kind, self.most_words)
         return embedded.sum(-2)
 
     def slots(
         self, story: Int[Tensor, "batch sentences words"], age: Int[Tensor, "batch sentences"]
     ) -> Float[Tensor, "batch sentences embedding"]:
         """m_i = Σ_j l_j · A x_ij + T_A(age of sentence i)."""
-        slots = self(story)
-        return slots if self.ages is None else slots + self.ages(age.clamp(max=self.max_age))
+        slots, times = self(story), self.times()
+        return slots if times is None else slots + F.embedding(age.clamp(max=self.max_age), times)
+
+    def times(self) -> Float[Tensor, "ages embedding"] | None:
+        """T_A of all ages from 0, whose vector is zero, as slots have them; `centred` weighs them like words."""
+        if self.ages is None:
+            return None
+        table = self.ages.table()
+        if self.position_encoding != "centred":
+            return table
+        last = torch.tensor([self.most_words + 1.0], dtype=table.dtype, device=table.device)
+        return table * centred_weights(last, table.shape[1], self.most_words)
 
 
 def is_told(story: Int[Tensor, "batch sentences words"]) -> Bool[Tensor, "batch sentences"]:

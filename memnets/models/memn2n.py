@@ -83,7 +83,7 @@ class MemN2N(SequenceModel):
         max_age = spec.story_size if temporal_encoding else 0
 
         def embedding(max_age: int) -> SentenceEmbedding:
-            return SentenceEmbedding(spec.input_size, embedding_size, position_encoding, max_age)
+            return SentenceEmbedding(spec.input_size, embedding_size, position_encoding, max_age, spec.sentence_size)
 
         num_embeddings = num_hops + 1 if self.adjacent else 2
         self.embeddings = nn.ModuleList(embedding(max_age) for _ in range(num_embeddings))
@@ -168,14 +168,15 @@ class MemN2N(SequenceModel):
             return None
         tables = self._tables()
         questions = [] if self.question is None else [self.question]
-        vectors: list[Tensor] = [table.ages.weight for table in tables if table.ages is not None]
+        vectors = [times[1:] for table in tables if (times := table.times()) is not None]
         weights = HopWeights(
             torch.stack([table.words.weight for table in [*tables, *questions]]),
             torch.stack(vectors) if vectors else None,
             self.update,
         )
         relu, scale = isinstance(self.activation, nn.ReLU), cast(DotScore, self.attention_score).scale
-        scheme = HopScheme(self.num_hops, self.adjacent, tables[0].position_encoding, relu, scale, self.attend_empty)
+        kind, most_words = tables[0].position_encoding, tables[0].most_words
+        scheme = HopScheme(self.num_hops, self.adjacent, kind, relu, scale, self.attend_empty, most_words)
         return run_kernel(inputs.story, inputs.query, weights, scheme, age if vectors else None, self.linear)
 
     def _obstacle(self) -> str | None:

@@ -45,6 +45,7 @@ class HopScheme(NamedTuple):
         scale: of the scores.
         attend_empty: empty slots, of score and value 0, take part in the softmax, as in the authors' code: a hop may
             then read little of anything. Else only what is told takes part.
+        most_words: of the longest sentence, for the position encoding `centred`.
     """
 
     num_hops: int
@@ -53,6 +54,7 @@ class HopScheme(NamedTuple):
     relu: bool = False
     scale: float = 1.0
     attend_empty: bool = False
+    most_words: int = 0
 
 
 Query = Float[Tensor, "batch embedding"]
@@ -153,7 +155,8 @@ def _embed(ids: Tensor, vectors: Tensor, scheme: HopScheme) -> Tensor:
     """Σ_j l_j · A x_j."""
     embedded = F.embedding(ids, _padded(vectors))
     if scheme.position_encoding != "none":
-        embedded = embedded * position_weights(ids, vectors.shape[-1], embedded.dtype, scheme.position_encoding)
+        kind, size = scheme.position_encoding, vectors.shape[-1]
+        embedded = embedded * position_weights(ids, size, embedded.dtype, kind, scheme.most_words)
     return embedded.sum(-2)
 
 
@@ -176,20 +179,33 @@ def position_weights(
     embedding_size: int,
     dtype: torch.dtype = torch.float32,
     encoding: Literal["paper", "centred"] = "paper",
+    most_words: int = 0,
 ) -> Float[Tensor, "*shape words embedding"]:
     """l_kj for component k of d and word j of J, both from 1.
 
-    `paper`: (1 - j/J) - (k/d)(1 - 2j/J) (section 4.1). Its mean is about 1/2.
-    `centred`: 1 + 4 (k - (d + 1)/2) (j - (J + 1)/2) / (d J), as in the authors' code: about twice that, of mean 1.
+    `paper`: (1 - j/J) - (k/d)(1 - 2j/J) (section 4.1), with the sentence's own J: the mean is about 1/2.
+    `centred`: `centred_weights`, as in the authors' code.
 
-    J counts the sentence's own words, so that padding changes nothing. (In the authors' code it is one more than the
-    longest sentence has, in all of them, and a sentence's vector of time is weighed as if it were that last word.)
+    Padding changes nothing.
     """
     numbers = torch.arange(1, sentences.shape[-1] + 1, device=sentences.device, dtype=dtype)
-    lengths = (sentences != 0).sum(-1, keepdim=True).clamp(min=1)
-    component = torch.arange(1, embedding_size + 1, device=sentences.device, dtype=dtype)
     if encoding == "centred":
-        place = ((numbers - (lengths + 1) / 2) / lengths)[..., None]
-        return 1 + 4 * place * (component - (embedding_size + 1) / 2) / embedding_size
+        return centred_weights(numbers, embedding_size, most_words).expand(*sentences.shape, embedding_size)
+    lengths = (sentences != 0).sum(-1, keepdim=True).clamp(min=1)
     place = (numbers / lengths)[..., None]
-    return (1 - place) - component / embedding_size * (1 - 2 * place)
+    component = torch.arange(1, embedding_size + 1, device=sentences.device, dtype=dtype) / embedding_size
+    return (1 - place) - component * (1 - 2 * place)
+
+
+def centred_weights(
+    numbers: Float[Tensor, " words"], embedding_size: int, most_words: int
+) -> Float[Tensor, "words embedding"]:
+    """l_kj = 1 + 4 (k - (d + 1)/2) (j - (J + 1)/2) / (d J) for words of these numbers j, the first being 1.
+
+    J is one more than the words of the longest sentence: a sentence's vector of time is weighed as its word J. The mean
+    is 1, about twice that of the paper's weights.
+    """
+    places = most_words + 1
+    component = torch.arange(1, embedding_size + 1, device=numbers.device, dtype=numbers.dtype)
+    centred = (numbers - (places + 1) / 2) / places
+    return 1 + 4 * centred[:, None] * (component - (embedding_size + 1) / 2) / embedding_size

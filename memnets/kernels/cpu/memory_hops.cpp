@@ -133,9 +133,10 @@ using Three = std::tuple<Tensor, Tensor, Tensor>;
 // [replicas batch hops sentences] of the slots told, 0 behind them.
 Three forward(const Tensor& story, const MaybeTensor& ages, const Tensor& question, const Tensor& words,
               const MaybeTensor& age_vectors, const MaybeTensor& update, const MaybeTensor& linear, int64_t hops,
-              bool adjacent, std::string_view position, bool relu, double scale, bool attend_empty, bool keep) {
+              bool adjacent, std::string_view position, bool relu, double scale, bool attend_empty, int64_t most_words,
+              bool keep) {
   const HopsCall call(story, ages, question, words, age_vectors, update, linear,
-                      {hops, adjacent, position_of(position), relu, attend_empty, scale});
+                      {hops, adjacent, position_of(position), relu, attend_empty, scale, most_words});
   const auto options = call.words.options();
   const int64_t replicas = call.replicas, batch = call.sizes.batch, kept = keep ? batch : 0;
   const int64_t size = call.sizes.embedding;
@@ -175,10 +176,10 @@ void sum_groups(const HopsCall& call, std::vector<T>& parts, int64_t size) {
 Three backward(const Tensor& d_result, const Tensor& story, const MaybeTensor& ages, const Tensor& question,
                const Tensor& words, const MaybeTensor& age_vectors, const MaybeTensor& update,
                const MaybeTensor& linear, const Tensor& given_queries, const Tensor& given_weights, int64_t hops,
-               bool adjacent, std::string_view position, bool relu, double scale, bool attend_empty, bool wants_words,
-               bool wants_ages, bool wants_update) {
+               bool adjacent, std::string_view position, bool relu, double scale, bool attend_empty, int64_t most_words,
+               bool wants_words, bool wants_ages, bool wants_update) {
   const HopsCall call(story, ages, question, words, age_vectors, update, linear,
-                      {hops, adjacent, position_of(position), relu, attend_empty, scale});
+                      {hops, adjacent, position_of(position), relu, attend_empty, scale, most_words});
   const int64_t replicas = call.replicas, batch = call.sizes.batch, size = call.sizes.embedding, groups = call.groups;
   check_shape("the gradient", d_result, {replicas, batch, size});
   check_shape("queries", given_queries, {replicas, batch, hops + 1, size});
@@ -233,12 +234,12 @@ TORCH_LIBRARY_FRAGMENT(memnets, library) {
   library.def(
       "memory_hops_forward(Tensor story, Tensor? ages, Tensor question, Tensor words, Tensor? age_vectors, "
       "Tensor? update, Tensor? linear, int hops, bool adjacent, str position, bool relu, float scale, "
-      "bool attend_empty, bool keep) -> (Tensor, Tensor, Tensor)",
+      "bool attend_empty, int most_words, bool keep) -> (Tensor, Tensor, Tensor)",
       {at::Tag::pt2_compliant_tag});
   library.def(
       "memory_hops_backward(Tensor d_result, Tensor story, Tensor? ages, Tensor question, Tensor words, "
       "Tensor? age_vectors, Tensor? update, Tensor? linear, Tensor queries, Tensor weights, int hops, bool adjacent, "
-      "str position, bool relu, float scale, bool attend_empty, bool wants_words, bool wants_ages, "
+      "str position, bool relu, float scale, bool attend_empty, int most_words, bool wants_words, bool wants_ages, "
       "bool wants_update) -> (Tensor, Tensor, Tensor)",
       {at::Tag::pt2_compliant_tag});
 }

@@ -19,6 +19,7 @@ struct HopsScheme {
   Position position;
   bool relu, attend_empty;
   double scale;
+  int64_t most_words;  // of the longest sentence, for the centred position encoding
 
   int64_t story_tables() const { return adjacent ? hops + 1 : 2; }
   int64_t tables() const { return adjacent ? hops + 1 : 3; }
@@ -94,8 +95,9 @@ class Encoding {
     for (size_t i = 0; i < component.size(); i++) component[i] = T(int64_t(i) % size + 1) / T(size);
     for (int64_t length = 1; scheme.position != Position::none && length <= words; length++)
       for (int64_t j = 0; j < words; j++) {
-        // Of the paper's section 4.1; or 1 + 4 (k - (d + 1)/2) (j - (J + 1)/2) / (d J), centred.
-        const T place = T(j + 1) / T(length), centred = (T(j + 1) - T(length + 1) / 2) / T(length);
+        // Of the paper's section 4.1; or centred, 1 + 4 (k - (d + 1)/2) (j - (J + 1)/2) / (d J), J = most words + 1.
+        const T places = T(scheme.most_words + 1);
+        const T place = T(j + 1) / T(length), centred = (T(j + 1) - (places + 1) / 2) / places;
         const bool paper = scheme.position == Position::paper;
         near_[length * words + j] = 1 - (paper ? place : 2 * (T(size + 1) / T(size)) * centred);
         slope_[length * words + j] = paper ? 1 - 2 * place : -4 * centred;
