@@ -54,6 +54,12 @@ def test_all_cells_find_what_dense_finds(memory):
     torch.testing.assert_close(relevance.scores(memory, ASKED), Dense().scores(memory, ASKED))
 
 
+def test_it_takes_vectors_of_any_precision(memory):
+    relevance = ApproximateDense(exact_below=1)
+    double = ASKED._replace(vectors=ASKED.vectors.double())
+    torch.testing.assert_close(relevance.scores(memory, double), relevance.scores(memory, ASKED))
+
+
 def test_it_follows_changes(memory):
     relevance = ApproximateDense(num_candidates=5000, num_probes=10_000, exact_below=1)
     relevance.scores(memory, ASKED)

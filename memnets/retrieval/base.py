@@ -120,7 +120,7 @@ class Queries(NamedTuple):
 
     Attributes:
         texts: the queries' words.
-        vectors: their encodings, of the memory's encoder; None where only words count.
+        vectors: their encodings, of the memory's encoder, in any precision; None where only words count.
         gold: per query, ids of the entries that answer it; only `Oracle` looks.
         exclude: per query, ids that it must not read: above all its own training item. Unknown ones don't matter.
     """
