@@ -20,41 +20,38 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 
-from memnets.analysis.arguments import UsageError
-from memnets.analysis.kernels import KernelRecord, add_kernels, read_kernels
+from memnets.analysis.arguments import run
+from memnets.analysis.kernels import KernelRecord
+from memnets.analysis.measured import MeasuredTable, columns
 from memnets.analysis.rows import RecordError
 from memnets.benchmark.cases import sequences
 from memnets.benchmark.choice import read_choice
 from memnets.benchmark.measure import measure, provenance
 from memnets.benchmark.table import show
 
+FIRST = ("case", "batch", "threads")
+"""What a JSON line begins with."""
+
 
 def main(words: list[str]) -> int:
-    if {"-h", "--help"} & set(words):
-        print(__doc__)
-        return 0
-    try:
-        choice = read_choice(words)
-        if choice.csv:
-            read_kernels(choice.csv)  # refused now rather than after minutes
-    except (UsageError, RecordError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+    return run(benchmark, words, __doc__, (RecordError,))
+
+
+def benchmark(words: list[str]) -> None:
+    choice = read_choice(words)
+    table = MeasuredTable(choice.csv, KernelRecord)
     made_by, rows = provenance(choice.device), []
     for case, sizes, threads in choice.problems():
         print(f"{case}: batch {sizes.batch}, {sizes.slots} slots", file=sys.stderr, flush=True)
         rows.append(measure(case, sizes, threads, choice.seconds, choice.device, choice.compiles, made_by))
         if count := sequences(case, sizes):
             print(f"  sequences per second: {_rates(count, rows[-1])}", file=sys.stderr, flush=True)
-        if choice.csv:
-            add_kernels(choice.csv, rows[-1:])
+        table.add(rows[-1:])
     show(rows, stderr=choice.named)
     if choice.named:
         for row in rows:
-            print(json.dumps(asdict(row)))
-    return 0
+            print(json.dumps({name: getattr(row, name) for name in dict.fromkeys(FIRST + columns(KernelRecord))}))
 
 
 def _rates(count: int, row: KernelRecord) -> str:

@@ -12,13 +12,11 @@ Exit codes: 0 done, 1 data, encoder or CSV can't be read, 2 not understood.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from memnets.analysis.arguments import UsageError, read_arguments
+from memnets.analysis.arguments import read_keys, run, whole_number
 from memnets.analysis.encoding_speeds import EncodingRecord, render_encodings
-from memnets.analysis.measured import add_measured, read_measured
+from memnets.analysis.measured import MeasuredTable
 from memnets.analysis.rows import RecordError
-from memnets.benchmark.choice import numbers
 from memnets.benchmark.encoding import measure_encoding
 from memnets.benchmark.measure import provenance
 from memnets.files import data_root
@@ -38,27 +36,18 @@ DEFAULTS = {
 
 
 def main(words: list[str]) -> int:
-    if {"-h", "--help"} & set(words):
-        print(__doc__)
-        return 0
-    try:
-        paths, values = read_arguments(words, DEFAULTS)
-        if paths:
-            raise UsageError(f"{paths[0]}: no paths are taken; --help tells more")
-        (count,), (seconds,), (threads,) = (numbers(name, values[name]) for name in ("texts", "seconds", "threads"))
-        table = Path(values["csv"]) if values["csv"] else None
-        if table:
-            read_measured(table, EncodingRecord)  # refused now rather than after minutes
-        paragraphs = read_squad(data_root(values["data_root"] or None), values["file"]).paragraphs
-        texts = paragraphs[:: max(1, len(paragraphs) // count)][:count]
-        rows = measure_encoding(values["encoder"], texts, float(seconds), threads, provenance("cpu"))
-    except (UsageError, RecordError, DataError, EncoderError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    if table:
-        add_measured(table, EncodingRecord, rows)
+    return run(measure, words, __doc__, (RecordError, DataError, EncoderError))
+
+
+def measure(words: list[str]) -> None:
+    values = read_keys(words, DEFAULTS)
+    count, seconds, threads = (whole_number(name, values[name]) for name in ("texts", "seconds", "threads"))
+    table = MeasuredTable(values["csv"], EncodingRecord)
+    paragraphs = read_squad(data_root(values["data_root"] or None), values["file"]).paragraphs
+    texts = paragraphs[:: max(1, len(paragraphs) // count)][:count]
+    rows = measure_encoding(values["encoder"], texts, float(seconds), threads, provenance("cpu"))
+    table.add(rows)
     print(render_encodings(rows))
-    return 0
 
 
 if __name__ == "__main__":

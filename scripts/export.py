@@ -1,7 +1,7 @@
 """Export a reader with its memory, to be asked and edited: `python scripts/export.py checkpoint=runs/NAME out=FOLDER`.
 
-  checkpoint=PATH   a run folder (the checkpoint that was tested) or one checkpoint folder, of experiment=people_qa or
-                    experiment=squad_reading, which was trained with the passages given: choose task/relevance=hybrid
+  checkpoint=PATH   a run folder (the checkpoint that was tested) or one checkpoint folder, of experiment=people_qa,
+                    people_generation or squad_reading; of the last, trained with passages given, task/relevance=hybrid
   out=FOLDER        what is written: weights (safetensors), memory, configuration (YAML), a manifest with checksums
   overwrite=true    replace a folder that is there, and what people wrote into its memory
   key=value         change the configuration, for example task/selection=top_3 task.relevance_weight=0.5

@@ -16,13 +16,13 @@ Exit codes: 0 done, 1 the CSV can't be read, 2 not understood.
 
 from __future__ import annotations
 
+import itertools
 import sys
-from pathlib import Path
 
-from memnets.analysis.arguments import UsageError, read_arguments
-from memnets.analysis.costs import add_costs, read_costs, render_costs
+from memnets.analysis.arguments import numbers, one_of, read_keys, run, seconds
+from memnets.analysis.costs import CostRecord, render_costs
+from memnets.analysis.measured import MeasuredTable
 from memnets.analysis.rows import RecordError
-from memnets.benchmark.choice import numbers, one_of, seconds
 from memnets.benchmark.measure import provenance
 from memnets.benchmark.memories import KINDS, measure_cost
 
@@ -30,32 +30,21 @@ DEFAULTS = {"memory": ",".join(KINDS), "state": "fresh,carried", "threads": "1",
 
 
 def main(words: list[str]) -> int:
-    if {"-h", "--help"} & set(words):
-        print(__doc__)
-        return 0
-    try:
-        paths, values = read_arguments(words, DEFAULTS)
-        if paths:
-            raise UsageError(f"{paths[0]}: no paths are taken; --help tells more")
-        names = [one_of("memory", name, list(KINDS)) for name in values["memory"].split(",")]
-        states = [one_of("state", state, ("fresh", "carried")) for state in values["state"].split(",")]
-        counts, each = numbers("threads", values["threads"]), seconds(values["seconds"])
-        table = Path(values["csv"]) if values["csv"] else None
-        if table:
-            read_costs(table)  # refused now rather than after minutes
-    except (UsageError, RecordError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+    return run(measure, words, __doc__, (RecordError,))
+
+
+def measure(words: list[str]) -> None:
+    values = read_keys(words, DEFAULTS)
+    names = [one_of("memory", name, list(KINDS)) for name in values["memory"].split(",")]
+    states = [one_of("state", state, ("fresh", "carried")) for state in values["state"].split(",")]
+    counts, each = numbers("threads", values["threads"]), seconds(values["seconds"])
+    table = MeasuredTable(values["csv"], CostRecord)
     made_by, rows = provenance("cpu"), []
-    for count in counts:
-        for name in names:
-            for state in states:
-                print(f"{name}, {state}", file=sys.stderr, flush=True)
-                rows.append(measure_cost(name, state, count, each, made_by))
-                if table:
-                    add_costs(table, rows[-1:])
+    for count, name, state in itertools.product(counts, names, states):
+        print(f"{name}, {state}", file=sys.stderr, flush=True)
+        rows.append(measure_cost(name, state, count, each, made_by))
+        table.add(rows[-1:])
     print(render_costs(rows))
-    return 0
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from memnets.analysis.arguments import UsageError, read_arguments
+from memnets.analysis.arguments import UsageError, read_keys, whole_number
 from memnets.analysis.output_memories import with_memories
 from memnets.analysis.records import RecordError, record
 from memnets.analysis.report import make_report, write_report
@@ -49,18 +49,15 @@ def main(words: list[str]) -> int:
         print(__doc__)
         return 0
     try:
-        paths, values = read_arguments(words, {"set": "", "jobs": "1", "runs": "", "with": ""}, ["--quick", "--list"])
+        values = read_keys(words, {"set": "", "jobs": "1", "runs": "", "with": ""}, ["--quick", "--list"])
         name, quick = values["set"], bool(values["--quick"])
         sweeps = sweeps_of(name)
-        if paths:
-            raise UsageError(f"{paths[0]}: no paths are taken; --help tells more")
-        if not values["jobs"].isdecimal() or not int(values["jobs"]):
-            raise UsageError(f"jobs={values['jobs']}: give a whole number from 1 on")
+        jobs = whole_number("jobs", values["jobs"])
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     folder = Path(values["runs"] or f"runs/{name}{'_quick' if quick else ''}")
-    options = [*values["with"].split(), f"runtime.runs_dir={folder}", f"runtime.jobs={values['jobs']}"]
+    options = [*values["with"].split(), f"runtime.runs_dir={folder}", f"runtime.jobs={jobs}"]
     train = [sys.executable, str(ROOT / "scripts/train.py"), "-m"]
     commands = [[*train, f"sweep={s}", *options, *(quick_overrides(s) if quick else ())] for s in sweeps]
     if values["--list"]:

@@ -20,10 +20,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from memnets.analysis.arguments import UsageError, read_arguments
-from memnets.analysis.retrievals import add_retrievals, read_retrievals, render_retrievals
+from memnets.analysis.arguments import one_of, read_keys, run
+from memnets.analysis.measured import MeasuredTable
+from memnets.analysis.retrievals import RetrievalRecord, render_retrievals
 from memnets.analysis.rows import RecordError
-from memnets.benchmark.choice import one_of
 from memnets.benchmark.measure import provenance
 from memnets.files import data_root
 from memnets.retrieval.cached_encoder import CachedEncoder
@@ -37,30 +37,20 @@ DEFAULTS = {"relevance": "bm25,dense,hybrid", "encoder": "hashed", "file": "dev-
 
 
 def main(words: list[str]) -> int:
-    if {"-h", "--help"} & set(words):
-        print(__doc__)
-        return 0
-    try:
-        paths, values = read_arguments(words, DEFAULTS)
-        if paths:
-            raise UsageError(f"{paths[0]}: no paths are taken; --help tells more")
-        names = [one_of("relevance", name, list(relevances())) for name in values["relevance"].split(",")]
-        table = Path(values["csv"]) if values["csv"] else None
-        if table:
-            read_retrievals(table)  # refused now rather than after minutes
-        squad = read_squad(data_root(values["data_root"] or None), values["file"])
-        encoder = encoder_of("hashed" if set(names) <= set(BY_WORDS) else values["encoder"])
-        memory = paragraphs_of(squad, encoder)
-        queries = queries_of(squad, None if set(names) <= set(BY_WORDS) else encoder)
-    except (UsageError, RecordError, DataError, EncoderError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+    return run(measure, words, __doc__, (RecordError, DataError, EncoderError))
+
+
+def measure(words: list[str]) -> None:
+    values = read_keys(words, DEFAULTS)
+    names = [one_of("relevance", name, list(relevances())) for name in values["relevance"].split(",")]
+    table, by_words = MeasuredTable(values["csv"], RetrievalRecord), set(names) <= set(BY_WORDS)
+    squad = read_squad(data_root(values["data_root"] or None), values["file"])
+    encoder = encoder_of("hashed" if by_words else values["encoder"])
+    memory, queries = paragraphs_of(squad, encoder), queries_of(squad, None if by_words else encoder)
     made_by, corpus = provenance("cpu"), f"SQuAD {values['file']}"
     rows = [measure_retrieval(name, memory, queries, corpus, Path(values["encoder"]).name, made_by) for name in names]
-    if table:
-        add_retrievals(table, rows)
+    table.add(rows)
     print(render_retrievals(rows))
-    return 0
 
 
 def encoder_of(name: str) -> Encoder:

@@ -11,37 +11,26 @@ Exit codes: 0 done, 1 the CSV can't be read, 2 not understood.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from memnets.analysis.arguments import UsageError, read_arguments
-from memnets.analysis.measured import add_measured, read_measured
+from memnets.analysis.arguments import read_keys, run, whole_number
+from memnets.analysis.measured import MeasuredTable
 from memnets.analysis.retrieval_speeds import SpeedRecord, render_speeds
 from memnets.analysis.rows import RecordError
-from memnets.benchmark.choice import numbers
 from memnets.benchmark.measure import provenance
 from memnets.benchmark.retrieval import measure_speeds
 
 
 def main(words: list[str]) -> int:
-    if {"-h", "--help"} & set(words):
-        print(__doc__)
-        return 0
-    try:
-        paths, values = read_arguments(words, {"calls": "100", "threads": "1", "csv": ""})
-        if paths:
-            raise UsageError(f"{paths[0]}: no paths are taken; --help tells more")
-        (calls,), (threads,) = numbers("calls", values["calls"]), numbers("threads", values["threads"])
-        table = Path(values["csv"]) if values["csv"] else None
-        if table:
-            read_measured(table, SpeedRecord)  # refused now rather than after minutes
-    except (UsageError, RecordError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, RecordError) else 2
+    return run(measure, words, __doc__, (RecordError,))
+
+
+def measure(words: list[str]) -> None:
+    values = read_keys(words, {"calls": "100", "threads": "1", "csv": ""})
+    calls, threads = (whole_number(name, values[name]) for name in ("calls", "threads"))
+    table = MeasuredTable(values["csv"], SpeedRecord)
     rows = list(measure_speeds(calls, threads, provenance("cpu")))
-    if table:
-        add_measured(table, SpeedRecord, rows)
+    table.add(rows)
     print(render_speeds(rows))
-    return 0
 
 
 if __name__ == "__main__":

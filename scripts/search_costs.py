@@ -18,10 +18,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from memnets.analysis.arguments import UsageError, read_arguments
+from memnets.analysis.arguments import numbers, read_keys, run, seconds
+from memnets.analysis.measured import MeasuredTable
 from memnets.analysis.rows import RecordError
-from memnets.analysis.searches import add_searches, read_searches, search_figure
-from memnets.benchmark.choice import numbers, seconds
+from memnets.analysis.searches import SearchRecord, search_figure
 from memnets.benchmark.measure import provenance
 from memnets.benchmark.searches import measure_search
 
@@ -30,30 +30,21 @@ DEFAULTS = {"keys": KEYS, "threads": "1", "seconds": "10", "csv": "", "out": ""}
 
 
 def main(words: list[str]) -> int:
-    if {"-h", "--help"} & set(words):
-        print(__doc__)
-        return 0
-    try:
-        paths, values = read_arguments(words, DEFAULTS)
-        if paths:
-            raise UsageError(f"{paths[0]}: no paths are taken; --help tells more")
-        sizes, counts, each = numbers("keys", values["keys"]), numbers("threads", values["threads"]), values["seconds"]
-        length, table = seconds(each), Path(values["csv"]) if values["csv"] else None
-        if table:
-            read_searches(table)  # refused now rather than after minutes
-    except (UsageError, RecordError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+    return run(measure, words, __doc__, (RecordError,))
+
+
+def measure(words: list[str]) -> None:
+    values = read_keys(words, DEFAULTS)
+    sizes, counts = (numbers(name, values[name]) for name in ("keys", "threads"))
+    length, table = seconds(values["seconds"]), MeasuredTable(values["csv"], SearchRecord)
     made_by, rows = provenance("cpu"), []
     for row in (measure_search(size, count, length, made_by) for count in counts for size in sizes):
         beside = f", all scores {row.reference_ms:.1f} ms ({row.ratio:.1f} times)" if row.ratio else ""
         print(f"{row.keys:>8} keys: {row.kernel_ms:.2f} ms{beside}", flush=True)
         rows.append(row)
-        if table:
-            add_searches(table, [row])
+        table.add([row])
     if values["out"]:
         print(search_figure(rows, Path(values["out"])))
-    return 0
 
 
 if __name__ == "__main__":

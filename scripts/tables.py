@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from memnets.analysis.arguments import UsageError, read_arguments
+from memnets.analysis.arguments import UsageError, read_keys
 from memnets.analysis.markdown import MarkerError, difference, documents, updated
 from memnets.analysis.records import RecordError
 from memnets.files import write_atomic
@@ -26,9 +26,7 @@ def main(words: list[str]) -> int:
         print(__doc__)
         return 0
     try:
-        paths, values = read_arguments(words, {"root": str(Path(__file__).resolve().parent.parent)}, ["--check"])
-        if paths:
-            raise UsageError(f"{paths[0]}: no paths are taken; --help tells more")
+        values = read_keys(words, {"root": str(Path(__file__).resolve().parent.parent)}, ["--check"])
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

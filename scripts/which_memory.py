@@ -11,24 +11,18 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from memnets.analysis.arguments import UsageError, read_arguments
+from memnets.analysis.arguments import read_keys, run
 from memnets.analysis.memories import decision_figure
 from memnets.analysis.rows import RecordError
 
 
 def main(words: list[str]) -> int:
-    if {"-h", "--help"} & set(words):
-        print(__doc__)
-        return 0
-    try:
-        paths, values = read_arguments(words, {"results": "results", "out": "docs/which_memory.png"})
-        if paths:
-            raise UsageError(f"{paths[0]}: no paths are taken; --help tells more")
-        print(decision_figure(Path(values["results"]), Path(values["out"])))
-    except (UsageError, RecordError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    return 0
+    return run(draw, words, __doc__, (RecordError,))
+
+
+def draw(words: list[str]) -> None:
+    values = read_keys(words, {"results": "results", "out": "docs/which_memory.png"})
+    print(decision_figure(Path(values["results"]), Path(values["out"])))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import torch
 
 from memnets.retrieval.base import Queries
 from memnets.retrieval.encoder import HashedEncoder
-from memnets.retrieval.entries import Entry
+from memnets.retrieval.entries import Entry, Triple
+from memnets.retrieval.graph_memory import GraphMemory
 from memnets.retrieval.selection import Selected
 from memnets.retrieval.sequence_memory import SequenceMemory
 from memnets.retrieval.vector_memory import VectorMemory
@@ -20,20 +21,35 @@ ENCODER = HashedEncoder(SIZE)
 KINDS = {
     "vector": lambda encoder=ENCODER: VectorMemory(encoder),
     "sequence": lambda encoder=ENCODER: SequenceMemory(encoder, MAX_TOKENS),
+    "graph": lambda encoder=ENCODER: GraphMemory(encoder),
 }
 PEOPLE = [
     Entry("ada", "ada lives in london", 2),
     Entry("bob", "bob plays the flute, the flute!", 0),
-    Entry("eve", "eve eats", -1),
+    Entry("eve", "eve eats figs", -1),
     Entry("ivy", "ivy lives in the park in london", 1),
     Entry("max", "max has a goat", 3),
 ]
 
 
+def as_kind(kind, entry):
+    """An entry as the kind of memory takes it: of a text of three words or more, a graph has an edge between two."""
+    return Triple(entry.id, *entry.text.split(" ", 2)) if kind == "graph" else entry
+
+
+def entry_of(kind, id, text, value=-1):
+    return as_kind(kind, Entry(id, text, value))
+
+
 def memory_of(kind="vector", entries=PEOPLE):
     memory = KINDS[kind]()
-    memory.write(entries)
+    memory.write([as_kind(kind, entry) for entry in entries])
     return memory
+
+
+def value_of(memory, entry):
+    """The class that an entry stands for: in a graph the number of the edge's target."""
+    return memory.entity(entry.target) if isinstance(entry, Triple) else entry.value
 
 
 def queries_of(*texts, **others):

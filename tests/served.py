@@ -19,13 +19,17 @@ from memnets.retrieval.encoder import HashedEncoder
 from memnets.retrieval.entries import Entry
 from memnets.retrieval.lexical import BM25
 from memnets.retrieval.passages import SpanRules
+from memnets.retrieval.question import Prompt
 from memnets.retrieval.selection import TopK
+from memnets.retrieval.sequence_memory import SequenceMemory
 from memnets.retrieval.tokenizer import HashedTokenizer, Tokenizer
 from memnets.retrieval.vector_memory import VectorMemory
 from memnets.serving.export import export
 from memnets.serving.folder import open_folder
 from memnets.serving.memory_reader import MemoryReader, Retrieval
 from memnets.serving.span_passages import SpanPassages
+from memnets.serving.writing_reader import WritingReader
+from memnets.tasks.served import WritingRules
 
 PEOPLE = (
     "experiment=people_qa",
@@ -42,6 +46,9 @@ SMALL = (
     "logger.progress=none",
     "runtime.pictures=false",
 )
+WRITTEN = ("experiment=people_generation", *PEOPLE[1:], "model.d_model=16", "task.encoder.size=8")
+"""A reader that writes its answers."""
+
 SPANS = (
     "experiment=squad_reading",
     "+task/relevance=bm25",
@@ -109,6 +116,57 @@ class BetweenInAndStop(SequenceModel):
     def forward(self, inputs, state=None):
         starts, ends = (inputs.tokens == word for word in self.words)
         return 9.0 * torch.stack([starts.roll(1, -1), ends.roll(-1, -1)], 1).flatten(2).float(), ()
+
+
+class TellsTheMostRelevant(SequenceModel):
+    """Writes the words of the entry with the highest score, one after the other: needs no training."""
+
+    accepts = frozenset({"prompt"})
+
+    def __init__(self, vocabulary: tuple[str, ...], encoder: HashedEncoder) -> None:
+        super().__init__()
+        self.tokens = torch.tensor([0, 0, *encoder.encode(list(vocabulary[2:])).tokens[:, 0].tolist()])
+        self.none = nn.Parameter(torch.zeros(1))
+
+    def initial_state(self, batch_size: int) -> tuple[()]:
+        return ()
+
+    def places(self, inputs: Prompt) -> torch.Tensor:
+        """The item that each word is followed by; beyond the last one where the answer ends, or isn't begun."""
+        block, none = inputs.block, len(inputs.block.rows[0])
+        best = block.rows[0, (block.scores + block.mask)[0].argmax()]
+        items = ((block.rows[0] == best) & block.mask[0]).nonzero()[:, 0].tolist()
+        step = (inputs.words[0] == 1).cumsum(0).cumsum(0).tolist()
+        return torch.tensor([items[at - 1] if 0 < at <= len(items) else none for at in step])
+
+    def forward(self, inputs, state=None):
+        told = torch.cat([inputs.block.tokens[0], torch.zeros(1).long()])[self.places(inputs)]
+        next_word = (told[:, None] == self.tokens[2:]).int().argmax(1) + 2
+        return 9.0 * torch.nn.functional.one_hot(next_word.where(told > 0, 1), len(self.tokens))[None].float(), ()
+
+    def go_on(self, inputs, where):
+        written, start = torch.zeros_like(inputs.words), int(where[0].int().argmax())
+        words = inputs.words[:, : start + 1]
+        for at in range(start, where.shape[1]):
+            written[0, at] = self(Prompt(words, inputs.block))[0][0, -1].argmax()
+            words = torch.cat([words, written[:, at : at + 1]], 1)
+        return written
+
+    def word_attention(self, inputs):
+        places = self.places(inputs)
+        return torch.nn.functional.one_hot(places, inputs.block.rows.shape[1] + 1)[None, :, :-1].float()
+
+
+WORDS = ("<pad>", "<end>", "where", "does", "ada", "ann", "live", "lives", "in", "rome", "paris", "oslo", "beijing")
+
+
+def writing_reader(folder: Path | None = None) -> MemoryReader:
+    """A reader that writes where people live; its memory knows where two do."""
+    encoder = HashedEncoder()
+    memory = SequenceMemory(encoder, 6)
+    memory.write([Entry("ann/city", "ann lives in rome."), Entry("bob/city", "bob lives in old oslo.")])
+    reader = WritingReader(TellsTheMostRelevant(WORDS, encoder).eval(), WORDS, WritingRules(12, 5))
+    return MemoryReader(memory, Retrieval(BM25(), TopK(2)), reader, folder)
 
 
 def span_reader(folder: Path | None = None, **rules: Any) -> MemoryReader:

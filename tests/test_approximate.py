@@ -9,6 +9,7 @@ import torch
 
 pytest.importorskip("faiss")
 
+from memnets.config import build, compose
 from memnets.retrieval.approximate import ApproximateDense
 from memnets.retrieval.base import Queries
 from memnets.retrieval.encoder import HashedEncoder
@@ -53,6 +54,12 @@ def test_all_cells_find_what_dense_finds(memory):
     torch.testing.assert_close(relevance.scores(memory, ASKED), Dense().scores(memory, ASKED))
 
 
+def test_it_takes_vectors_of_any_precision(memory):
+    relevance = ApproximateDense(exact_below=1)
+    double = ASKED._replace(vectors=ASKED.vectors.double())
+    torch.testing.assert_close(relevance.scores(memory, double), relevance.scores(memory, ASKED))
+
+
 def test_it_follows_changes(memory):
     relevance = ApproximateDense(num_candidates=5000, num_probes=10_000, exact_below=1)
     relevance.scores(memory, ASKED)
@@ -81,3 +88,17 @@ def test_small_memories_are_searched_exactly(memory):
 def test_refuses_counts_that_are_not_positive():
     with pytest.raises(ValueError, match="not 0, 32 and 20000"):
         ApproximateDense(num_candidates=0)
+
+
+def test_a_task_finds_by_it_what_it_finds_by_all_vectors():
+    people = ["experiment=people_qa", "task.num_people=30", "task.num_validation_people=4", "task.num_test_people=8"]
+    near = [
+        "task/relevance=approximate",
+        *(f"task.relevance.{name}" for name in ("exact_below=1", "num_probes=999", "num_candidates=999")),
+    ]
+    one, two = (
+        build(compose([*people, *chosen]).config).task.batch("test", 0, 48, 0).inputs.block
+        for chosen in (near, ["task/relevance=dense"])
+    )
+    torch.testing.assert_close(one.scores, two.scores)
+    assert one.values.equal(two.values)

@@ -9,11 +9,10 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import ROOT, script
+from tiny import script
 
-from memnets.analysis.kernels import KERNELS, MEMORY, TIME, KernelRecord, add_kernels, read_kernels, render_kernels
-from memnets.analysis.markdown import updated
-from memnets.analysis.rows import RecordError
+from memnets.analysis.kernels import KERNELS, MEMORY, TIME, KernelRecord, render_kernels
+from memnets.analysis.measured import read_measured
 from memnets.benchmark import cases as cases_to_time
 from memnets.benchmark import counting, stories, timing
 from memnets.benchmark import measure as measuring
@@ -99,7 +98,7 @@ class TestScript:
         table = capsys.readouterr().out
         assert all(name in table for name in names())
         assert all(name.split()[0] in table for name in [*TIME, *MEMORY])
-        rows = read_kernels(tmp_path / KERNELS)
+        rows = read_measured(tmp_path / KERNELS, KernelRecord)
         assert {row.case for row in rows} == {*STEPS, *STORY_STEPS, *OPS}
         assert {row.word for row in rows} == {sizes.word for each in (OP_SIZES, *OWN_SIZES.values()) for sizes in each}
         kernels = {row.case for row in rows if row.case in OPS and row.kernel != "-"}
@@ -116,7 +115,8 @@ class TestScript:
             assert row["kernel"] == "cpu"
             assert row["kernel_ms"] > 0
             assert row["gflops"] > 0
-        assert [row.reference_mb is None for row in read_kernels(tmp_path / KERNELS) if row.time == 512] == [
+        rows = read_measured(tmp_path / KERNELS, KernelRecord)
+        assert [row.reference_mb is None for row in rows if row.time == 512] == [
             False,
             True,
         ]
@@ -320,25 +320,6 @@ class TestMeasure:
 
 
 class TestRecords:
-    def test_what_is_written_is_read(self, tmp_path):
-        rows = [row(), row(case="b", kernel_ms=None, ratio=None, kernel="-", compile_s=None)]
-        add_kernels(tmp_path / KERNELS, rows)
-        assert read_kernels(tmp_path / KERNELS) == rows
-
-    def test_a_row_takes_the_place_of_its_own(self, tmp_path):
-        old = [row(), row(threads=1), row(device="A GPU"), row(slots=3)]
-        add_kernels(tmp_path / KERNELS, old)
-        new = row(device="A GPU", reference_ms=7.0, commit="def")
-        add_kernels(tmp_path / KERNELS, [new])
-        assert read_kernels(tmp_path / KERNELS) == [*old[:2], new, old[3]]
-
-    def test_what_was_tampered_with_is_refused(self, tmp_path):
-        add_kernels(tmp_path / KERNELS, [row()])
-        text = (tmp_path / KERNELS).read_text()
-        (tmp_path / KERNELS).write_text(text.replace("1.5", "fast", 1))
-        with pytest.raises(RecordError, match=r"kernels\.csv:2: could not convert"):
-            read_kernels(tmp_path / KERNELS)
-
     def test_the_table_in_full(self):
         cpu = row(kernel_ms=None, ratio=None, kernel="-", compile_ms=1234.5)
         text = render_kernels([cpu, replace(cpu, threads=1)])
@@ -355,14 +336,3 @@ class TestRecords:
         text = render_kernels([row(), row(device="A GPU", kernel="triton")])
         assert "not measured on a GPU" not in text
         assert "| A GPU |" in text
-
-    def test_a_document_shows_it(self, tmp_path):
-        (tmp_path / "README.md").write_text("<!-- table: kernels -->\n<!-- end table -->\n")
-        add_kernels(tmp_path / "results" / KERNELS, [row()])
-        text = updated(tmp_path / "README.md", tmp_path / "results")
-        assert text == f"<!-- table: kernels -->\n{render_kernels([row()])}\n<!-- end table -->\n"
-
-    def test_the_committed_table_is_as_the_script_writes_it(self, tmp_path):
-        path = ROOT / "results" / KERNELS
-        add_kernels(tmp_path / KERNELS, read_kernels(path))
-        assert (tmp_path / KERNELS).read_text() == path.read_text()

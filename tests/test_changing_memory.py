@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from retrieval_example import (
     queries_of,
     say,
     tf_idf_by_loop,
+    value_of,
 )
 from torch.testing import assert_close
 
@@ -31,7 +33,8 @@ from memnets.retrieval import rows as rows_module
 from memnets.retrieval import word_counts as word_counts_module
 from memnets.retrieval.base import EmptyMemoryError
 from memnets.retrieval.best_sentence import BestSentence
-from memnets.retrieval.entries import Entry, EntryError
+from memnets.retrieval.entries import Entry, EntryError, Triple
+from memnets.retrieval.graph_memory import Edge
 from memnets.retrieval.lexical import BM25, TfIdf
 from memnets.retrieval.relevance import Dense
 
@@ -39,12 +42,14 @@ QUERY = "a b c d"
 IDS = st.sampled_from([f"id{number}" for number in range(12)])
 TEXTS = st.lists(st.sampled_from(["a", "b", "c", "d", "e. F", "g", "h! A"]), min_size=1, max_size=5).map(" ".join)
 ENTRIES = st.lists(st.builds(Entry, IDS, TEXTS, st.integers(-1, 3)), max_size=5)
+NAMES = st.sampled_from(["a", "b", "c d", "e. F"])
+TRIPLES = st.lists(st.builds(Triple, IDS, NAMES, NAMES, NAMES), max_size=5)
 
 
 class ChangingMemory(RuleBasedStateMachine):
     """Writes, replaces, erases, reads, saves and loads in any order, beside a dict; indexes beside ones made anew."""
 
-    kind = "vector"
+    kind, entries = "vector", ENTRIES
 
     @initialize()
     def start(self):
@@ -59,17 +64,17 @@ class ChangingMemory(RuleBasedStateMachine):
         self.patch.undo()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    @rule(entries=ENTRIES)
+    @rule(entries=st.runner().flatmap(lambda machine: machine.entries))
     def write(self, entries):
         self.change(entries, [entry.id not in self.model for entry in entries], self.memory.write)
 
-    @rule(entries=ENTRIES)
+    @rule(entries=st.runner().flatmap(lambda machine: machine.entries))
     def replace(self, entries):
         self.change(entries, [entry.id in self.model for entry in entries], self.memory.replace)
 
     def change(self, entries, allowed, call):
         before = self.memory.version
-        if all(allowed) and len({entry.id for entry in entries}) == len(entries):
+        if all(allowed) and len({entry.id for entry in entries}) == len(entries) and self.can_hold(entries):
             call(entries)
             self.model.update({entry.id: entry for entry in entries})
             assert self.memory.version > before or not entries
@@ -77,6 +82,10 @@ class ChangingMemory(RuleBasedStateMachine):
             with pytest.raises(EntryError):
                 call(entries)
             assert self.memory.version == before
+
+    def can_hold(self, entries):
+        """Whether the kind can hold all of them beside the others."""
+        return True
 
     @rule(ids=st.lists(IDS, max_size=4))
     def erase(self, ids):
@@ -122,9 +131,9 @@ class ChangingMemory(RuleBasedStateMachine):
                 assert_close(part, expected)
 
     def expected(self, entry):
-        row, valued = self.memory.row(entry.id), any(entry.value >= 0 for entry in self.model.values())
-        vector = ENCODER.encode([entry.text]).vectors
-        parts = [vector, torch.tensor([True]), torch.ones(1), torch.tensor([row]), torch.tensor([entry.value])]
+        valued = any(value_of(self.memory, entry) >= 0 for entry in self.model.values())
+        row, value = (torch.tensor([number]) for number in (self.memory.row(entry.id), value_of(self.memory, entry)))
+        parts = [ENCODER.encode([entry.text]).vectors, torch.tensor([True]), torch.ones(1), row, value]
         return parts if valued else parts[:4]
 
 
@@ -143,10 +152,30 @@ class ChangingSequences(ChangingMemory):
         return [states, mask, mask.float(), rows, tokens] + ([values] if valued else [])
 
 
-for machine in (ChangingMemory, ChangingSequences):
+class ChangingGraph(ChangingMemory):
+    kind, entries = "graph", TRIPLES
+
+    def can_hold(self, entries):
+        after = {**self.model, **{entry.id: entry for entry in entries}}
+        return len({entry[1:] for entry in after.values()}) == len(after)
+
+    @invariant()
+    def edges_are_those_of_the_dict(self):
+        memory, edges = self.memory, Counter(entry[1:] for entry in self.model.values())
+        rows = torch.cat(memory.edges()).T.tolist()
+        assert Counter((memory.entities[i], memory.relations[r], memory.entities[j]) for i, r, j, _ in rows) == edges
+        assert all(there for *_, there in rows)
+        assert all(memory.id(Edge(*entry[1:])) == id for id, entry in self.model.items())
+        for source, relation, _ in edges:
+            targets = {edge[2] for edge in edges if edge[:2] == (source, relation)}
+            assert set(memory.targets(source, relation)) == targets
+
+
+for machine in (ChangingMemory, ChangingSequences, ChangingGraph):
     machine.TestCase.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
 TestChangingMemory = ChangingMemory.TestCase
 TestChangingSequences = ChangingSequences.TestCase
+TestChangingGraph = ChangingGraph.TestCase
 
 
 class TestJournal:

@@ -32,7 +32,8 @@ from memnets.retrieval.pretrained_encoder import ENCODERS, PretrainedEncoder
 from memnets.sweep import grid_points, plan, without_sweeps
 
 CONFIGS = ROOT / "configs"
-STANDALONE = sorted([*(CONFIGS / "model").glob("*.yaml"), *(CONFIGS / "task").glob("*.yaml")])
+STANDALONE = sorted(path for group in ("model", "task") for path in (CONFIGS / group).glob("**/*.yaml"))
+PARTS = [(f"task/{part}", name) for part in ("encoder", "relevance", "selection") for name in choices(f"task/{part}")]
 MODELS, TASKS, EXPERIMENTS, SWEEPS = (choices(group) for group in ("model", "task", "experiment", "sweep"))
 
 
@@ -100,6 +101,21 @@ class TestEveryFile:
         use_small_data(config, small_data)
         check(config)
         assert config["name"] == experiment, "an experiment's name is its file's"
+        two_steps(config)
+
+    @pytest.mark.parametrize(("part", "name"), PARTS)
+    def test_every_choice_of_retrieval_takes_two_steps(
+        self, part: str, name: str, small_data: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if name == "approximate":
+            pytest.importorskip("faiss")
+        if name == "minilm":
+            write_bert(small_data / ENCODERS / PretrainedEncoder().name, positions=512)
+            monkeypatch.setenv("MEMNETS_DATA", str(small_data))
+        config = compose(["experiment=people_qa", f"{part}={name}"]).config
+        check(config)
+        chosen = yaml.safe_load((CONFIGS / part / f"{name}.yaml").read_text())
+        assert config["task"][part.removeprefix("task/")]["_target_"] == chosen["_target_"]
         two_steps(config)
 
     @pytest.mark.parametrize("sweep", SWEEPS)

@@ -10,9 +10,8 @@ from tiny import script
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from memnets.analysis.encoding_speeds import ENCODING_SPEEDS, EncodingRecord, encoding_tables, render_encodings
+from memnets.analysis.encoding_speeds import ENCODING_SPEEDS, EncodingRecord, render_encodings
 from memnets.analysis.measured import read_measured
-from memnets.analysis.records import tables
 from memnets.benchmark import encoding, timing
 from memnets.benchmark.encoding import encoders, flops, padded_lengths
 
@@ -40,8 +39,6 @@ def test_every_way_is_timed_recorded_and_shown(tmp_path, folder, monkeypatch, ca
     assert all(min(row.seconds, row.gflops, row.peak_gflops) > 0 for row in rows)
     assert all(row.texts == 5 and row.tokens == rows[0].tokens > 50 for row in rows)
     assert [row.texts_per_second * row.seconds for row in rows] == pytest.approx([5] * 3, rel=1e-4)
-    assert encoding_tables(tmp_path) == {"encoding_speed": path}
-    assert "encoding_speed" not in tables(tmp_path)
     shown, printed = (text.splitlines() for text in (render_encodings(rows), capsys.readouterr().out))
     cells = [[line.split(" | ")[:4] for line in lines] for lines in (shown[:5], printed[-len(shown) :][:5])]
     assert cells[0] == cells[1]  # the others may be rounded twice

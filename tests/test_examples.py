@@ -103,6 +103,21 @@ class TestExamples:
             total, count = (sum(float(own[name][part]) for own in examples.answers) for part in (0, 1))
             assert total / count == pytest.approx(metrics[name], rel=1e-5), name
 
+    def test_a_model_writes_once(self, monkeypatch, tmp_path):
+        calls, go_on = [], GeneratingReader.go_on
+
+        def counted(*given):
+            calls.append(given)
+            return go_on(*given)
+
+        monkeypatch.setattr(GeneratingReader, "go_on", counted)
+        make_task, make_model = JUDGED["written"]
+        task = make_task(tmp_path)
+        examples = Examples(model := make_model(task.spec), task)
+        metrics = evaluate(model, task, "test", 5, ALONE, note=examples)
+        assert len(calls) == task.num_batches("test", 5)
+        assert {"exact_match", "f1"} <= metrics.keys() & examples.answers[0].keys()
+
     @every
     def test_intervals_hold_the_metrics(self, judged):
         _, metrics, examples = judged

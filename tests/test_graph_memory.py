@@ -1,8 +1,10 @@
-"""The graph memory against plain sets, its folders, and the ops against matrices. See also test_op_cases.py."""
+"""What a graph memory has beyond the contract of external memories, and the ops against matrices.
+
+See also test_external_memory.py, test_changing_memory.py and test_op_cases.py.
+"""
 
 from __future__ import annotations
 
-import json
 import time
 
 import pytest
@@ -11,12 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from memnets.contracts import Spec
 from memnets.memory.block import Block
 from memnets.ops.cases import cases
 from memnets.ops.graph import follow, follow_reference, propagate, propagate_reference
 from memnets.ops.walk import walk_reference
-from memnets.retrieval.graph_folder import FACTS, GraphFolderError
-from memnets.retrieval.graph_memory import Edge, EdgeError, GraphMemory
+from memnets.retrieval.base import Queries
+from memnets.retrieval.encoder import HashedEncoder
+from memnets.retrieval.entries import EntryError, Triple
+from memnets.retrieval.graph_memory import Edge, GraphMemory, named
+from memnets.retrieval.integration import NearestValues
+from memnets.retrieval.lexical import BM25
+from memnets.retrieval.relevance import Dense
+from memnets.retrieval.selection import TopK
 
 FAMILY = [
     Edge("ada", "mother", "eve"),
@@ -27,14 +36,11 @@ FAMILY = [
     Edge("kim", "sister", "eve"),
     Edge("zoe", "mother", "ada"),
 ]
-NAMES = ("a", "b", "c")
-EDGES = st.lists(st.builds(Edge, *[st.sampled_from(NAMES)] * 3), max_size=6)
-CALLS = st.lists(st.tuples(st.sampled_from(["write", "replace", "erase"]), EDGES), max_size=8)
 
 
-def family():
-    memory = GraphMemory()
-    memory.write(FAMILY)
+def family(*encoder):
+    memory = GraphMemory(*encoder)
+    memory.write(named(FAMILY))
     return memory
 
 
@@ -50,101 +56,82 @@ def told(memory):
     return set(named)
 
 
-def expected(edges, call, given):
-    """What a set of edges is after a call; None where it must be refused."""
-    pairs = {edge[:2] for edge in given}
-    if len(set(given)) < len(given):
-        return None
-    if call == "write":
-        return None if edges & set(given) else edges | set(given)
-    if call == "erase":
-        return edges - set(given) if edges >= set(given) else None
-    known = pairs <= {edge[:2] for edge in edges}
-    return {edge for edge in edges if edge[:2] not in pairs} | set(given) if known else None
-
-
 class TestMemory:
-    @given(CALLS)
-    def test_is_a_set_of_edges_that_refuses_or_does_all(self, calls):
-        memory, edges = GraphMemory(), set()
-        for call, given_edges in calls:
-            version, after = memory.version, expected(edges, call, given_edges)
-            if after is None:
-                with pytest.raises(EdgeError, match="Nothing was changed"):
-                    getattr(memory, call)(given_edges)
-            else:
-                getattr(memory, call)(given_edges)
-                edges = after
-            assert (memory.version > version) == bool(after is not None and given_edges)
-            assert told(memory) == edges
-            assert len(memory) == len(edges)
-            assert all((edge in memory) for edge in edges)
-            for source, relation in {edge[:2] for edge in edges}:
-                targets = {edge.target for edge in edges if edge[:2] == (source, relation)}
-                assert set(memory.targets(source, relation)) == targets
-        assert all(
-            memory.targets(*pair) == () for pair in {(a, b) for a in NAMES for b in NAMES} - {e[:2] for e in edges}
-        )
-
-    @given(st.permutations(FAMILY), st.integers(0, len(FAMILY)))
-    def test_erased_one_by_one_in_any_order(self, order, kept):
+    def test_edges_stay_in_the_order_of_rows(self):
         memory = family()
-        for count, edge in enumerate(order[kept:], 1):
-            memory.erase([edge])
-            assert told(memory) == set(order[:kept]) | set(order[kept + count :])
-        memory.write(order[kept:])
-        assert told(memory) == set(FAMILY)
+        order = [row[:2] for row in torch.cat(memory.edges()).T.tolist()]
+        ids = [memory.row(entry.id) for entry in named(FAMILY)]
+        assert ids == list(range(len(FAMILY)))
+        memory.erase(["ada father bob"])
+        assert [row[:2] for row in torch.cat(memory.edges()).T.tolist()] == order[:1] + order[2:]
+        memory.write([Triple("back", "ada", "father", "bob")])
+        assert [row[:2] for row in torch.cat(memory.edges()).T.tolist()] == order
 
     def test_numbers_stay(self):
-        memory = GraphMemory(["zoe", "bob"], ["father"])
-        memory.write(FAMILY)
+        memory = GraphMemory(entities=["zoe", "bob"], relations=["father"])
+        memory.write(named(FAMILY))
         assert memory.entities[:3] == ("zoe", "bob", "ada")
         assert memory.relations == ("father", "mother", "sister")
         before = memory.entities
-        memory.erase(FAMILY[:3])
-        memory.replace([Edge("eve", "sister", "new")])
+        memory.erase([entry.id for entry in named(FAMILY[:3])])
+        memory.replace([Triple("eve sister lea", "eve", "sister", "new")])
         assert memory.entities == (*before, "new")
 
     def test_edges_given_out_do_not_change(self):
         memory = family()
         before = memory.edges()
         kept = [part.clone() for part in before]
-        memory.replace([Edge("ada", "mother", "kim")])
-        memory.write([Edge("lea", "mother", "una")])
+        memory.replace([Triple("ada mother eve", "ada", "mother", "kim")])
+        memory.write(named([Edge("lea", "mother", "una")]))
         assert all(one.equal(two) for one, two in zip(before, kept, strict=True))
         assert memory.edges().source.shape == (1, 8)
 
     @pytest.mark.parametrize(
-        ("call", "edges", "message"),
+        ("call", "triples", "message"),
         [
-            ("write", [("ada", "mother")], r"an edge is three names .*not \('ada', 'mother'\)"),
-            ("write", ["abc"], "an edge is three names .*not 'abc'"),
-            ("write", [("ada", "", "eve")], "none of them empty"),
-            ("write", [("new", "x", "y"), FAMILY[0]], "there already: replace.. or erase.. it: ada mother eve"),
-            ("write", [("new", "x", "y")] * 2, "given twice: new x y"),
-            ("replace", [("ada", "sister", "kim")], "no relation of its source: write.. it: ada sister kim"),
-            ("erase", [("ada", "sister", "kim"), FAMILY[0]], "not there: ada sister kim"),
-            ("erase", [("a", "b", str(i)) for i in range(5)], "a b 2 and 2 more"),
+            ("write", [("new", "x", "", "y")], "none of the names empty; not .*'new'"),
+            (
+                "write",
+                [("new", "x", "r", "y"), ("1", *FAMILY[0])],
+                "'ada mother eve' is there already as 'ada mo",
+            ),
+            ("write", [("1", "new", "x", "y"), ("2", "new", "x", "y")], "'new x y' is given under more than one id"),
+            ("replace", [("eve sister kim", "eve", "sister", "lea")], "'eve sister lea' is there already as"),
         ],
     )
-    def test_refusals_name_the_edge(self, call, edges, message):
+    def test_an_edge_has_one_id_and_three_names(self, call, triples, message):
         memory = family()
-        with pytest.raises(EdgeError, match=message):
-            getattr(memory, call)(edges)
+        with pytest.raises(EntryError, match=message):
+            getattr(memory, call)([Triple(*triple) for triple in triples])
         assert told(memory) == set(FAMILY)
         assert "new" not in memory.entities
 
+    def test_two_edges_change_places(self):
+        memory = family()
+        kim, lea = named(FAMILY[3:5])
+        memory.replace([lea._replace(id=kim.id), kim._replace(id=lea.id)])
+        assert told(memory) == set(FAMILY)
+        assert memory.id(Edge("eve", "sister", "lea")) == "eve sister kim"
+
+    def test_a_refused_encoding_gives_no_name_a_number(self):
+        memory = family(HashedEncoder(8))
+        with pytest.raises(ValueError, match="no word to encode"):
+            memory.write([Triple("1", "new", "x", "y"), Triple("2", "!", "?", ".")])
+        assert "new" not in memory.entities
+        assert told(memory) == set(FAMILY)
+
     def test_names_to_number_differ(self):
         with pytest.raises(ValueError, match="'a' is given twice"):
-            GraphMemory(["a", "b", "a"])
+            GraphMemory(entities=["a", "b", "a"])
 
     def test_a_write_is_visible_within_ten_milliseconds_at_100k_edges(self):
         memory = GraphMemory()
-        memory.write([Edge(f"e{i % 20_000}", f"r{i // 20_000}", f"e{i * 7919 % 20_000}") for i in range(100_000)])
+        names = [(f"e{i % 20_000}", f"r{i // 20_000}", f"e{i * 7919 % 20_000}") for i in range(100_000)]
+        memory.write([Triple(str(i), *edge) for i, edge in enumerate(names)])
         took = []
         for i in range(9):
             start = time.perf_counter()
-            memory.write([Edge("new", "r0", f"e{i}")])
+            memory.write([Triple(f"new {i}", "new", "r0", f"e{i}")])
             edges = memory.edges()
             took.append(time.perf_counter() - start)
             assert edges.target[0, -1] == memory.entity(f"e{i}")
@@ -162,7 +149,7 @@ class TestNeighbourhood:
                 ("zoe", {"zoe": 0, "ada": 1, "eve": 2, "bob": 2}),
             ]
         ):
-            rows = found.rows[b][found.mask[b]].tolist()
+            rows = found.nodes[b][found.mask[b]].tolist()
             names = [memory.entities[row] for row in rows]
             assert names[0] == start
             assert dict(zip(names, found.distances[b].tolist(), strict=False)) == reached
@@ -174,7 +161,7 @@ class TestNeighbourhood:
     def test_a_block_of_its_nodes(self):
         memory = family()
         vectors = torch.randn(len(memory.entities), 4)
-        block = memory.read(["ada", "una"], 1, vectors)
+        block = memory.read_nodes(["ada", "una"], 1, vectors)
         assert isinstance(block, Block)
         assert block.mask.tolist() == [[True] * 3, [True, False, False]]
         assert block.vectors[0].equal(vectors[block.rows[0]])
@@ -188,9 +175,9 @@ class TestNeighbourhood:
         weights = torch.randn(len(memory.relations), 4, 3, generator=generator)
         everywhere = propagate(states, weights, *memory.edges())
         found = memory.neighbourhood(["eve"], 1)
-        near = propagate(states[:, found.rows[0]], weights, *found.edges)
+        near = propagate(states[:, found.nodes[0]], weights, *found.edges)
         lea = memory.entity("lea")
-        assert_close(near[0, found.rows[0].tolist().index(lea)], everywhere[0, lea])
+        assert_close(near[0, found.nodes[0].tolist().index(lea)], everywhere[0, lea])
 
     @pytest.mark.parametrize(
         ("starts", "hops", "message"),
@@ -203,77 +190,47 @@ class TestNeighbourhood:
     def test_vectors_of_another_graph(self):
         memory = family()
         vectors = torch.zeros(len(memory.entities), 2)
-        memory.write([Edge("ada", "sister", "new")])
+        memory.write(named([Edge("ada", "sister", "new")]))
         with pytest.raises(ValueError, match="has 8 entities, but 7 vectors"):
-            memory.read(["ada"], 1, vectors)
+            memory.read_nodes(["ada"], 1, vectors)
+
+
+class TestFinding:
+    """Triples are found like texts, and what they say is a class: so every integration reads a graph."""
+
+    @pytest.mark.parametrize("relevance", [BM25(), Dense()])
+    def test_an_edge_is_found_and_votes_for_its_target(self, relevance):
+        encoder = HashedEncoder(64)
+        memory, asked = family(encoder), ["mother of bob", "who is the father of ada?"]
+        vectors = encoder.encode(asked).vectors
+        block = memory.read(TopK(2).select(relevance.scores(memory, Queries(asked, vectors))))
+        assert [memory.entry(row).id for row in block.rows[:, 0].tolist()] == ["bob mother una", "ada father bob"]
+        reader = NearestValues(Spec("question", 64, len(memory.entities), has_values=True))
+        answers = reader(vectors, block).argmax(-1).tolist()
+        assert [memory.entities[number] for number in answers] == ["una", "bob"]
+
+    def test_without_an_encoder_it_is_found_by_words(self):
+        memory = family()
+        block = memory.read(TopK(1).select(BM25().scores(memory, Queries(["mother of bob"]))))
+        assert block.vectors.shape == (1, 1, 0)
+        assert memory.entities[block.values] == "una"
+        with pytest.raises(ValueError, match=r"must be of shape \(1, 0\), from the memory's encoder"):
+            Dense().scores(memory, Queries(["mother of bob"], torch.ones(1, 8)))
 
 
 class TestFolder:
-    def test_what_was_saved_is_loaded(self, tmp_path):
-        memory = family()
-        memory.erase(FAMILY[:1])
+    def test_names_keep_their_numbers(self, tmp_path):
+        memory = GraphMemory(entities=["zoe"], relations=["brother"])
+        memory.write(named(FAMILY))
+        memory.erase(["ada mother eve"])
         memory.save(tmp_path)
         loaded = GraphMemory.load(tmp_path)
-        assert told(loaded) == told(memory)
-        assert (loaded.version, loaded.entities, loaded.relations) == (2, memory.entities, memory.relations)
+        assert (loaded.entities, loaded.relations) == (memory.entities, memory.relations)
         assert all(one.equal(two) for one, two in zip(loaded.edges(), memory.edges(), strict=True))
-        loaded.write(FAMILY[:1])
-        loaded.save(tmp_path)
-        assert told(GraphMemory.load(tmp_path)) == set(FAMILY)
-        assert len(list(tmp_path.iterdir())) == 2
-
-    def test_an_empty_one(self, tmp_path):
-        GraphMemory().save(tmp_path)
-        assert told(GraphMemory.load(tmp_path)) == set()
-
-    @pytest.mark.parametrize("when", ["write_synced", "write_atomic"])
-    def test_a_save_that_fails_leaves_the_old(self, tmp_path, monkeypatch, when):
-        memory = family()
-        memory.save(tmp_path)
-        memory.erase(FAMILY)
-
-        def fail(*_):
-            raise OSError("disk full")
-
-        monkeypatch.setattr(f"memnets.retrieval.graph_folder.{when}", fail)
-        with pytest.raises(OSError, match="disk full"):
-            memory.save(tmp_path)
-        assert told(GraphMemory.load(tmp_path)) == set(FAMILY)
-
-    def test_a_kill_while_unchanged_edges_are_written_leaves_the_old(self, tmp_path, monkeypatch):
-        memory = family()
-        memory.save(tmp_path)
-
-        def killed(path, content):
-            path.write_bytes(content[:9])
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patched:
-            patched.setattr("memnets.retrieval.graph_folder.write_synced", killed)
-            with pytest.raises(KeyboardInterrupt):
-                memory.save(tmp_path)
-        assert told(GraphMemory.load(tmp_path)) == set(FAMILY)
-        memory.save(tmp_path)
-        assert len(list(tmp_path.iterdir())) == 2
-
-    def test_every_damage_is_told(self, tmp_path):
-        family().save(tmp_path)
-        (edges,) = tmp_path.glob("*.safetensors")
-        for path in (edges, tmp_path / FACTS):
-            whole = path.read_bytes()
-            other = json.dumps(json.loads((tmp_path / FACTS).read_text()) | {"version": 7}).encode()
-            for damaged in (whole[:-1], whole[:9], b"", b"[]", other, bytes([whole[-1] ^ 1]) + whole[1:], None):
-                path.unlink()
-                if damaged is not None:
-                    path.write_bytes(damaged)
-                with pytest.raises(GraphFolderError, match="Save it again"):
-                    GraphMemory.load(tmp_path)
-                path.write_bytes(whole)
-        GraphMemory.load(tmp_path)
-
-    def test_no_folder(self, tmp_path):
-        with pytest.raises(GraphFolderError, match="nowhere is no whole graph memory"):
-            GraphMemory.load(tmp_path / "nowhere")
+        for one in (loaded, memory):
+            one.write([Triple("new", "una", "mother", "eva")])
+        assert told(loaded) == told(memory)
+        assert loaded.targets("eve", "sister") == memory.targets("eve", "sister") == ("kim", "lea")
 
 
 class TestOps:

@@ -11,7 +11,7 @@ import torch
 from memnets.contracts import Spec, map_tensors
 from memnets.models.graph_baselines import ClosedBookGraphReader, KeyValueGraphReader
 from memnets.models.graph_reader import GraphReader
-from memnets.retrieval.graph_memory import Edge
+from memnets.retrieval.entries import Triple
 from memnets.tasks.base import SPLITS
 from memnets.tasks.graph_questions import GraphQuestions, questions
 
@@ -96,7 +96,7 @@ class TestQuestions:
         before = task.batch("test", 0, 30, 0)
         source, (relation,) = f"e{before.inputs.node[0]}", relations_of(task, before.inputs.words[0].tolist())
         elsewhere = (int(before.targets[0]) + 1) % 20
-        task.memory.replace([Edge(source, relation, f"e{elsewhere}")])
+        task.memory.replace([Triple(f"{source} {relation}", source, relation, f"e{elsewhere}")])
         after = task.batch("test", 0, 30, 0)
         assert after.targets[0] == elsewhere
         assert after.inputs.words.equal(before.inputs.words)

@@ -8,8 +8,9 @@ import pytest
 from test_memory_costs import ONE
 from test_results import line as record_of
 
-from memnets.analysis.costs import add_costs
+from memnets.analysis.costs import CostRecord
 from memnets.analysis.markdown import updated
+from memnets.analysis.measured import add_measured
 from memnets.analysis.memories import decision_figure, kind_of, render_memories, short
 from memnets.analysis.records import COLUMNS
 from memnets.analysis.rows import write_rows
@@ -36,7 +37,7 @@ def results(tmp_path):
             ("knn 65536", "model=memory_transformer model.memory.capacity=65536", "carried", 1.8),
         ]
     ]
-    add_costs(folder / "memory_costs.csv", costs)
+    add_measured(folder / "memory_costs.csv", CostRecord, costs)
     return folder
 
 

@@ -1,21 +1,19 @@
-"""What a memory costs: records that survive their CSV, kinds that compose, and a peak that is the process's own."""
+"""What a memory costs: a table, kinds that compose, and a peak that is the process's own."""
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
 
-from memnets.analysis.costs import CostRecord, add_costs, read_costs, render_costs
-from memnets.analysis.rows import RecordError
+from memnets.analysis.costs import CostRecord, render_costs
 from memnets.benchmark import memories
 from memnets.benchmark.memories import KINDS, PLAIN, make_model, measure_cost, peak_mb, read_until_full
 
 MADE_BY = {"device": "cpu (a)", "torch": "2", "command": "c", "commit": "d", "date": "2026-01-01"}
-ONE = CostRecord("knn 8192", "fresh", 1, 700.0, 910.0, 1.3, 470.0, 500.0, "model=x", **MADE_BY)
+ONE = CostRecord("knn 8192", "fresh", 700.0, 910.0, 1.3, 470.0, 500.0, "model=x", threads=1, **MADE_BY)
 
 
 @pytest.fixture
@@ -26,20 +24,6 @@ def small(monkeypatch):
 
 
 class TestTable:
-    def test_records_survive_their_csv(self, tmp_path):
-        path = tmp_path / "memory_costs.csv"
-        add_costs(path, [ONE, replace(ONE, state="carried", ratio=1.4)])
-        add_costs(path, [replace(ONE, ratio=1.25)])
-        assert [(each.state, each.ratio) for each in read_costs(path)] == [("fresh", 1.25), ("carried", 1.4)]
-        assert read_costs(tmp_path / "none.csv") == []
-
-    def test_refuses_what_is_no_number(self, tmp_path):
-        path = tmp_path / "memory_costs.csv"
-        add_costs(path, [ONE])
-        path.write_text(path.read_text().replace("910", "much"))
-        with pytest.raises(RecordError, match=r"memory_costs.csv:2: .*measure it again"):
-            read_costs(path)
-
     def test_table_tells_ratio_and_origin(self):
         text = render_costs([ONE])
         assert "| knn 8192 | fresh | 700 | 910 | 1.3 | 470 | 500 |" in text

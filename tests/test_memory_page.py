@@ -6,7 +6,7 @@ import shutil
 from contextlib import contextmanager
 
 import pytest
-from served import FACT, QUESTION, opened, span_reader
+from served import FACT, QUESTION, opened, span_reader, writing_reader
 from test_serving import serving
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install 'memnets[dev]'")
@@ -162,5 +162,26 @@ def test_an_answer_stands_out_in_its_passage(browser, tmp_path):
         assert said[0].get_attribute("title") == f"probability {span.weight:.3f}"
         names = [bar.get_attribute("data-measure") for bar in page.all(f"{first} .bar")]
         assert names == ["relevance", "answer"]
+        page.all("#entries button")[0].click()
+        page.wait(lambda: page.text("answer") == before)
+
+
+def test_a_written_answer_shows_what_it_was_written_from(browser, tmp_path):
+    question, fact = "Where does Ada live?", "Ada lives in Paris."
+    with shown(browser, writing_reader(tmp_path / "memory")) as page:
+        page.ask(question)
+        page.wait(lambda: page.text("answer"))
+        before = page.text("answer")
+        page.write("ada/city", fact)
+        page.wait(lambda: page.text("answer") == "ada lives in paris")
+        first = "#passages li:first-child"
+        assert [mark.text for mark in page.all(f"{first} mark")] == ["Ada", "lives", "in", "Paris"]
+        names = [bar.get_attribute("data-measure") for bar in page.all(f"{first} .bar")]
+        assert names == ["relevance", "attention"]
+        assert "0.80" in page.text("passages")
+        page.ask("Where does Eve live?")
+        page.wait(lambda: "the reader doesn't know 'eve'" in page.text("ask-problem"))
+        page.ask(question)
+        page.wait(lambda: page.text("answer") == "ada lives in paris")
         page.all("#entries button")[0].click()
         page.wait(lambda: page.text("answer") == before)

@@ -53,9 +53,9 @@ def told(batch, row):
 
 
 class TestTexts:
-    def test_can_t_be_exported(self, task):
-        with pytest.raises(ValueError, match="can't be exported yet: train one with experiment=people_qa"):
-            task.served()
+    def test_no_question_is_longer_than_it_says(self, task):
+        lengths = [len(fact.question.split()) for fact in asked_facts(PeopleGeneration(num_people=300), "train")]
+        assert max(lengths) == task.writing.longest_question
 
     def test_a_question_is_answered_with_the_whole_sentence(self, task):
         batch, facts = everything(task), in_order(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 
@@ -10,7 +11,7 @@ import torch
 from torch.testing import assert_close
 
 from memnets.retrieval.encoder import Encoder
-from memnets.retrieval.pretrained_encoder import EncoderError, PretrainedEncoder
+from memnets.retrieval.pretrained_encoder import FILES, EncoderError, PretrainedEncoder
 from memnets.retrieval.tokenizer import PretrainedTokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -63,6 +64,12 @@ class TestEncodings:
         assert len(places) == encoded.tokens.shape[1]
         tokens, _ = PretrainedTokenizer(str(folder)).tokenize(text)
         assert not {0, 2, 3} & set(tokens)
+
+    def test_encodings_of_when_they_were_none_are_of_another_encoder(self, folder, encoder):
+        digest = hashlib.sha256(b"PretrainedEncoder 1 128 False")
+        for path in (folder / name for name in FILES if (folder / name).exists()):
+            digest.update(f" {path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+        assert PretrainedEncoder(str(folder)).identity != digest.hexdigest()
 
     def test_places_are_those_of_the_tokens(self, folder, encoder):
         vocabulary = (folder / "vocab.txt").read_text().splitlines()

@@ -175,6 +175,14 @@ class TestDense:
         with pytest.raises(ValueError, match=message):
             relevance.scores(memory_of(), Queries(["x"], vectors))
 
+    @pytest.mark.parametrize("relevance", [Dense(), BestSentence(), Hybrid(BM25(), Dense())])
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+    def test_takes_vectors_of_any_precision(self, relevance, dtype):
+        asked = queries_of("who lives in london", "the flute")
+        found = relevance.scores(memory_of(), asked._replace(vectors=asked.vectors.to(dtype)))
+        assert found.dtype == torch.float32
+        assert_close(found, relevance.scores(memory_of(), asked), rtol=0, atol=1e-2)
+
 
 class TestBestSentence:
     def test_is_the_greatest_cosine_of_any_sentence(self):

@@ -147,6 +147,8 @@ class TestServer:
             ({"Origin": "http://127.0.0.1:1"}, 403),
             ({"Content-Type": "text/plain"}, 415),
             ({"Content-Length": "-5"}, 411),
+            ({"Content-Length": "9" * 5000}, 400),
+            ({"Content-Length": "0" * 19 + "2"}, 200),
             ({"Transfer-Encoding": "chunked"}, 411),
             ({"Host": "localhost:8000", "Origin": "http://localhost:8000"}, 200),
             ({"Host": "[::1]:8000"}, 200),

@@ -1,4 +1,4 @@
-"""Retrieval over SQuAD: bounds that must hold, a corpus of three paragraphs, records and the script."""
+"""Retrieval over SQuAD: bounds that must hold, a corpus of three paragraphs, and the script."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import pytest
 from test_reproduce import script
 from test_squad_files import write
 
-from memnets.analysis.markdown import updated
-from memnets.analysis.retrievals import RETRIEVALS, add_retrievals, read_retrievals, render_retrievals
-from memnets.analysis.rows import RecordError
+from memnets.analysis.measured import read_measured
+from memnets.analysis.retrievals import RETRIEVALS, RetrievalRecord, render_retrievals
 from memnets.retrieval.encoder import HashedEncoder
 from memnets.squad_retrieval import BY_WORDS, measure_retrieval, paragraphs_of, queries_of, relevances
 from memnets.tasks.squad_files import Answer, Question, Squad
@@ -53,21 +52,8 @@ def test_batches_change_nothing(monkeypatch):
     assert replace(parts, ms_per_query=0.0) == replace(whole, ms_per_query=0.0)
 
 
-def test_records_survive_their_csv_and_stand_in_documents(tmp_path):
-    one = measured("bm25")
-    (tmp_path / "results").mkdir()
-    path = tmp_path / "results" / RETRIEVALS
-    add_retrievals(path, [one, measured("dense")])
-    add_retrievals(path, [replace(one, mrr=0.25)])
-    assert [each.mrr for each in read_retrievals(path) if each.relevance == "bm25"] == [0.25]
-    document = tmp_path / "page.md"
-    document.write_text("<!-- table: retrieval -->\n<!-- end table -->\n")
-    text = updated(document, tmp_path / "results")
-    assert render_retrievals(read_retrievals(path)) in text
-    assert "| three | bm25 |  | 1.000 (1.000 to 1.000) |" in text
-    path.write_text(path.read_text().replace("three,bm25,,3", "three,bm25,,many"))
-    with pytest.raises(RecordError, match=r"retrieval.csv:2: .*measure it again"):
-        read_retrievals(path)
+def test_intervals_stand_beside_what_they_bound():
+    assert "| three | bm25 |  | 1.000 (1.000 to 1.000) |" in render_retrievals([measured("bm25")])
 
 
 class TestScript:
@@ -81,7 +67,7 @@ class TestScript:
         monkeypatch.setattr("memnets.tasks.squad_files.known_checksums", dict)
         table = tmp_path / RETRIEVALS
         assert script("retrieval").main([f"data_root={tmp_path}", "relevance=bm25,hybrid", f"csv={table}"]) == 0
-        assert [each.relevance for each in read_retrievals(table)] == ["bm25", "hybrid"]
+        assert [each.relevance for each in read_measured(table, RetrievalRecord)] == ["bm25", "hybrid"]
         assert "| SQuAD dev-v1.1 | hybrid | hashed |" in capsys.readouterr().out
 
     @pytest.mark.parametrize(

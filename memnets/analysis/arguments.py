@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -33,6 +34,39 @@ def read_arguments(
     return paths, values
 
 
+def read_keys(words: Sequence[str], defaults: dict[str, str], flags: Sequence[str] = ()) -> dict[str, str]:
+    """Return a value for each key of `defaults` and of `flags`, of a script that takes no paths.
+
+    Raises:
+        UsageError: a path, a key or flag that isn't known, or a key without a value.
+    """
+    paths, values = read_arguments(words, defaults, flags)
+    if paths:
+        raise UsageError(f"{paths[0]}: no paths are taken; --help tells more")
+    return values
+
+
+def run(
+    script: Callable[[list[str]], None], words: list[str], told: str | None, failures: tuple[type[Exception], ...] = ()
+) -> int:
+    """Run a script and return its exit code: 0 done or helped with what it has `told` of itself, 2 not understood.
+
+    `failures` are what its files may be the cause of: their message is printed, and the code is 1.
+    """
+    if {"-h", "--help"} & set(words):
+        print(told)
+        return 0
+    try:
+        script(words)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except failures as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def number(given: dict[str, str], key: str, kind: type, default: Any) -> Any:
     """Return the value of a key as an int or float; None of `null`, the default if it isn't given.
 
@@ -46,6 +80,52 @@ def number(given: dict[str, str], key: str, kind: type, default: Any) -> Any:
         return kind(text)
     except ValueError:
         raise UsageError(f"{key}={text}: expected a {'whole ' if kind is int else ''}number") from None
+
+
+def one_of(key: str, value: str, known: Sequence[str]) -> str:
+    """Return a value that must be one of those known.
+
+    Raises:
+        UsageError: it isn't.
+    """
+    if value not in known:
+        raise UsageError(f"{key}={value}: choose from {', '.join(known)}")
+    return value
+
+
+def numbers(key: str, text: str) -> list[int]:
+    """Return whole numbers from 1 on, of a list with commas.
+
+    Raises:
+        UsageError: it is none.
+    """
+    words = text.split(",") if text else []
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise UsageError(f"{key}={text}: give whole numbers from 1 on, separated by commas")
+    return [int(word) for word in words]
+
+
+def whole_number(key: str, text: str) -> int:
+    """Return a whole number from 1 on.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not text.isdecimal() or not int(text):
+        raise UsageError(f"{key}={text}: give a whole number from 1 on")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """Return a number of seconds.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"seconds={text}: give a number") from None
 
 
 def _known(given: str, names: Sequence[str]) -> str:

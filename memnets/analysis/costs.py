@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from memnets.analysis.measured import Measured, add_measured, read_measured
+from memnets.analysis.measured import Measured, origins
 from memnets.analysis.tables import plain
 
 COSTS = "memory_costs.csv"
@@ -30,18 +29,12 @@ class CostRecord(Measured):
 
     memory: str
     state: str
-    threads: int
     plain_ms: float
     memory_ms: float
     ratio: float
     plain_peak_mb: float
     peak_mb: float
     model: str
-    device: str
-    torch: str
-    command: str
-    commit: str
-    date: str
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -60,39 +53,11 @@ _SHOWN = {
 }
 
 
-def read_costs(path: Path) -> list[CostRecord]:
-    """Return the records of a table; none if there is no such file.
-
-    Raises:
-        RecordError: other columns, or an entry that is no number where one belongs.
-    """
-    return read_measured(path, CostRecord)
-
-
-def add_costs(path: Path, new: Sequence[CostRecord]) -> None:
-    """Merge records into a table: a new one takes the place of the old one of its key.
-
-    Raises:
-        RecordError: the table can't be read.
-    """
-    add_measured(path, CostRecord, new)
-
-
-def cost_tables(results: Path) -> dict[str, Path]:
-    """Return a folder's table of costs by name, if there is one."""
-    path = results / COSTS
-    return {path.stem: path} if path.exists() else {}
-
-
 def render_costs(records: Sequence[CostRecord]) -> str:
     """Return the records in Markdown, and the commands that made them."""
     head = ["| " + " | ".join(_SHOWN) + " |", "|---|---|" + "---:|" * (len(_SHOWN) - 2)]
     body = ["| " + " | ".join(_cell(getattr(record, name)) for name in _SHOWN.values()) + " |" for record in records]
-    origins = dict.fromkeys(
-        f"- `{each.command}` at {each.commit}, {each.date}, {each.device}, {each.threads} thread(s), torch {each.torch}"
-        for each in records
-    )
-    return "\n".join([*head, *body, "", *origins])
+    return "\n".join([*head, *body, "", *origins(records)])
 
 
 def _cell(value: str | float) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from memnets.analysis.measured import Measured
+from memnets.analysis.measured import Measured, origins
 from memnets.analysis.tables import plain
 
 ENCODING_SPEEDS = "encoding_speed.csv"
@@ -37,22 +36,11 @@ class EncodingRecord(Measured):
     tokens_per_second: float
     gflops: float
     peak_gflops: float
-    threads: int
-    device: str
-    torch: str
-    command: str
-    commit: str
-    date: str
 
     @property
     def key(self) -> tuple[Any, ...]:
         """What one table holds once."""
         return self.encoder, self.way, self.texts, self.threads, self.device
-
-
-def encoding_tables(results: Path) -> dict[str, Path]:
-    """Return the table of a folder of results by name, if it is there."""
-    return {"encoding_speed": results / ENCODING_SPEEDS} if (results / ENCODING_SPEEDS).exists() else {}
 
 
 def render_encodings(records: Sequence[EncodingRecord]) -> str:
@@ -64,5 +52,4 @@ def render_encodings(records: Sequence[EncodingRecord]) -> str:
         rates = (one.gflops, one.peak_gflops, one.gflops / one.peak_gflops)
         cells = " | ".join(plain(number) for number in (*numbers, *rates))
         lines.append(f"| {one.encoder} | {one.way} | {cells} |")
-    made = (f"`{one.command}` at {one.commit}, {one.date}, {one.device}, {one.threads} thread(s)" for one in records)
-    return "\n".join([*lines, "", *(f"- {each}" for each in dict.fromkeys(made))])
+    return "\n".join([*lines, "", *origins(records)])

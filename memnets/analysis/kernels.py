@@ -5,10 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from memnets.analysis.measured import Measured, add_measured, read_measured
+from memnets.analysis.measured import Measured
 
 KERNELS = "kernels.csv"
 """The table of a folder of results that holds these records."""
@@ -34,12 +33,10 @@ class KernelRecord(Measured):
         fewest_mb: of every argument, result and gradient, once.
         reference_kept_kb: what autograd keeps for the backward pass, per step and sequence.
         kept_kb: the same of the kernel.
-        device: `cpu (its name)`, or a GPU's name.
     """
 
     case: str
     batch: int
-    threads: int
     reference_ms: float | None
     kernel_ms: float | None
     ratio: float | None
@@ -63,11 +60,6 @@ class KernelRecord(Measured):
     fewest_mb: float
     reference_kept_kb: float | None
     kept_kb: float | None
-    device: str
-    torch: str
-    command: str
-    commit: str
-    date: str
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -118,30 +110,6 @@ MEMORY = PROBLEM | {
 def cells(records: Sequence[KernelRecord], columns: Mapping[str, str]) -> list[tuple[str, ...]]:
     """Return rows of text under `columns`, each once."""
     return list(dict.fromkeys(tuple(_cell(getattr(record, name)) for name in columns.values()) for record in records))
-
-
-def read_kernels(path: Path) -> list[KernelRecord]:
-    """Return the records of a table; none if there is no such file.
-
-    Raises:
-        RecordError: other columns, or an entry that is no number where one belongs.
-    """
-    return read_measured(path, KernelRecord)
-
-
-def add_kernels(path: Path, new: Sequence[KernelRecord]) -> None:
-    """Merge records into a table: a new one takes the place of the old one of its key.
-
-    Raises:
-        RecordError: the table can't be read.
-    """
-    add_measured(path, KernelRecord, new)
-
-
-def kernel_tables(results: Path) -> dict[str, Path]:
-    """Return a folder's table of kernels by name, if there is one."""
-    path = results / KERNELS
-    return {path.stem: path} if path.exists() else {}
 
 
 def render_kernels(records: Sequence[KernelRecord]) -> str:

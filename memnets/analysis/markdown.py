@@ -15,22 +15,32 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from memnets.analysis.costs import COSTS, cost_tables, read_costs, render_costs
-from memnets.analysis.encoding_speeds import ENCODING_SPEEDS, EncodingRecord, encoding_tables, render_encodings
-from memnets.analysis.kernels import KERNELS, kernel_tables, read_kernels, render_kernels
+from memnets.analysis.costs import COSTS, CostRecord, render_costs
+from memnets.analysis.encoding_speeds import ENCODING_SPEEDS, EncodingRecord, render_encodings
+from memnets.analysis.kernels import KERNELS, KernelRecord, render_kernels
 from memnets.analysis.measured import read_measured
 from memnets.analysis.memories import memory_tables, render_memories
 from memnets.analysis.pivot import by_metric, pivot
 from memnets.analysis.records import Record, read_records, tables
-from memnets.analysis.retrieval_speeds import SPEEDS, SpeedRecord, render_speeds, speed_tables
-from memnets.analysis.retrievals import RETRIEVALS, read_retrievals, render_retrievals, retrieval_tables
+from memnets.analysis.retrieval_speeds import SPEEDS, SpeedRecord, render_speeds
+from memnets.analysis.retrievals import RETRIEVALS, RetrievalRecord, render_retrievals
 from memnets.analysis.tables import HEADER, cells, plain
 
 BEGIN = re.compile(r"<!-- table: (\S+)(?: (?!by )(\S+))?(?: by (\S+))? -->")
 END = "<!-- end table -->"
+
+MEASURED: dict[str, tuple[type[Any], Callable[[Sequence[Any]], str]]] = {
+    KERNELS: (KernelRecord, render_kernels),
+    COSTS: (CostRecord, render_costs),
+    RETRIEVALS: (RetrievalRecord, render_retrievals),
+    SPEEDS: (SpeedRecord, render_speeds),
+    ENCODING_SPEEDS: (EncodingRecord, render_encodings),
+}
+"""Tables of what was measured on one machine: what their lines are, and how they look."""
 
 
 class MarkerError(Exception):
@@ -56,8 +66,7 @@ def updated(path: Path, results: Path) -> str:
     Raises:
         MarkerError: a marker without its end, an end without its marker, or no such table in `results`.
     """
-    measured = kernel_tables(results) | cost_tables(results) | retrieval_tables(results) | speed_tables(results)
-    measured |= encoding_tables(results)
+    measured = {Path(name).stem: results / name for name in MEASURED if (results / name).exists()}
     known = tables(results) | measured | memory_tables(results)
     text = path.read_text(encoding="utf-8")
     kept: list[str] = []
@@ -97,21 +106,10 @@ def _rendered(name: str, path: Path, only: str | None, key: str | None) -> str:
     """Return a table in Markdown, of one case or experiment or of all, or by a key; empty if there is none."""
     if name in memory_tables(path.parent):
         return render_memories(path.parent)
-    if path.name == COSTS:
-        costs = read_costs(path)
-        return render_costs(costs) if costs else ""
-    if path.name == RETRIEVALS:
-        retrievals = read_retrievals(path)
-        return render_retrievals(retrievals) if retrievals else ""
-    if path.name == SPEEDS:
-        speeds = read_measured(path, SpeedRecord)
-        return render_speeds(speeds) if speeds else ""
-    if path.name == ENCODING_SPEEDS:
-        encodings = read_measured(path, EncodingRecord)
-        return render_encodings(encodings) if encodings else ""
-    if path.name == KERNELS:
-        kernels = [line for line in read_kernels(path) if only in (None, line.case)]
-        return render_kernels(kernels) if kernels else ""
+    if path.name in MEASURED:
+        kind, rendered = MEASURED[path.name]
+        lines = [line for line in read_measured(path, kind) if only in (None, line.key[0])]
+        return rendered(lines) if lines else ""
     records = [line for line in read_records(path) if only in (None, line.experiment, line.experiment.split()[0])]
     if key is None:
         return render(records) if records else ""

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from memnets.analysis.costs import COSTS, CostRecord, read_costs
+from memnets.analysis.costs import COSTS, CostRecord
 from memnets.analysis.figures import COLOURS, new_figure, save_figure, styled
+from memnets.analysis.measured import read_measured
 from memnets.analysis.records import Record, read_records
 from memnets.analysis.tables import plain, spread
 
@@ -50,7 +51,7 @@ def memory_tables(results: Path) -> dict[str, Path]:
 
 def render_memories(results: Path) -> str:
     """Return the table in Markdown: a row per kind, what was recorded of it, and what its step costs."""
-    records, costs = read_records(results / RESULTS), read_costs(results / COSTS)
+    records, costs = read_records(results / RESULTS), read_measured(results / COSTS, CostRecord)
     asked = [each for each in QUESTIONS if any(_answers(record, each) for record in records)]
     names = ["memory", *(each.title for each in asked), "step, times the plain one's", "memory of a step, MB"]
     lines = ["| " + " | ".join(names) + " |", "|---|" + "---:|" * (len(names) - 1)]
@@ -84,7 +85,7 @@ def decision_figure(results: Path, path: Path) -> Path:
     Raises:
         RecordError: the tables can't be read.
     """
-    records, costs = read_records(results / RESULTS), read_costs(results / COSTS)
+    records, costs = read_records(results / RESULTS), read_measured(results / COSTS, CostRecord)
     asked = [each for each in QUESTIONS if each.metric.endswith("accuracy")]
     asked = [each for each in asked if any(_answers(record, each) for record in records)]
     figure = new_figure(4.2 * max(len(asked), 1) + 1.8, 4.0)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from memnets.analysis.measured import Measured
+from memnets.analysis.measured import Measured, origins
 from memnets.analysis.tables import plain
 
 SPEEDS = "retrieval_speed.csv"
@@ -32,22 +31,11 @@ class SpeedRecord(Measured):
     most_ms: float
     beside_ms: float | None
     ratio: float | None
-    threads: int
-    device: str
-    torch: str
-    command: str
-    commit: str
-    date: str
 
     @property
     def key(self) -> tuple[Any, ...]:
         """What one table holds once."""
         return self.what, self.entries, self.threads, self.device
-
-
-def speed_tables(results: Path) -> dict[str, Path]:
-    """Return the table of a folder of results by name, if it is there."""
-    return {"retrieval_speed": results / SPEEDS} if (results / SPEEDS).exists() else {}
 
 
 def render_speeds(records: Sequence[SpeedRecord]) -> str:
@@ -57,5 +45,4 @@ def render_speeds(records: Sequence[SpeedRecord]) -> str:
         numbers = (one.entries, one.median_ms, one.p99_ms, one.most_ms, one.beside_ms, one.ratio)
         cells = " | ".join("" if number is None else plain(number) for number in numbers)
         lines.append(f"| {one.what} | {cells} |")
-    made = (f"`{one.command}` at {one.commit}, {one.date}, {one.device}, {one.threads} thread(s)" for one in records)
-    return "\n".join([*lines, "", *(f"- {each}" for each in dict.fromkeys(made))])
+    return "\n".join([*lines, "", *origins(records)])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from memnets.analysis.measured import Measured, add_measured, read_measured
+from memnets.analysis.measured import Measured, origins
 from memnets.analysis.tables import plain
 
 RETRIEVALS = "retrieval.csv"
@@ -44,41 +43,11 @@ class RetrievalRecord(Measured):
     mrr_high: float
     ndcg_10: float
     ms_per_query: float
-    threads: int
-    device: str
-    torch: str
-    command: str
-    commit: str
-    date: str
 
     @property
     def key(self) -> tuple[Any, ...]:
         """What one table holds once."""
         return self.corpus, self.relevance, self.encoder
-
-
-def read_retrievals(path: Path) -> list[RetrievalRecord]:
-    """Return the records of a table; none if there is no such file.
-
-    Raises:
-        RecordError: other columns, or an entry that is no number where one belongs.
-    """
-    return read_measured(path, RetrievalRecord)
-
-
-def add_retrievals(path: Path, new: Sequence[RetrievalRecord]) -> None:
-    """Merge records into a table: a new one takes the place of the old one of its key.
-
-    Raises:
-        RecordError: the table can't be read.
-    """
-    add_measured(path, RetrievalRecord, new)
-
-
-def retrieval_tables(results: Path) -> dict[str, Path]:
-    """Return a folder's table of retrievals by name, if there is one."""
-    path = results / RETRIEVALS
-    return {path.stem: path} if path.exists() else {}
 
 
 def render_retrievals(records: Sequence[RetrievalRecord]) -> str:
@@ -90,11 +59,7 @@ def render_retrievals(records: Sequence[RetrievalRecord]) -> str:
         numbers = [*within, f"{each.recall_20:.3f}", _within(each, "mrr"), f"{each.ndcg_10:.3f}"]
         row = [each.corpus, each.relevance, each.encoder, *numbers, plain(float(f"{each.ms_per_query:.2g}"))]
         lines.append("| " + " | ".join(row) + " |")
-    origins = dict.fromkeys(
-        f"- `{each.command}` at {each.commit}, {each.date}, {each.device}, {each.threads} thread(s), torch {each.torch}"
-        for each in records
-    )
-    return "\n".join([*lines, "", *origins])
+    return "\n".join([*lines, "", *origins(records)])
 
 
 def _within(record: RetrievalRecord, name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memnets.analysis.figures import COLOURS, new_figure, save_figure, styled
-from memnets.analysis.measured import Measured, add_measured, read_measured
+from memnets.analysis.measured import Measured
 
 SEARCHES = "search_costs.csv"
 """The table of a folder of results that holds these records."""
@@ -30,39 +30,15 @@ class SearchRecord(Measured):
     queries: int
     word: int
     top_k: int
-    threads: int
     kernel_ms: float
     reference_ms: float | None
     ratio: float | None
     keys_per_us: float
-    device: str
-    torch: str
-    command: str
-    commit: str
-    date: str
 
     @property
     def key(self) -> tuple[Any, ...]:
         """What one table holds once."""
         return self.keys, self.queries, self.word, self.top_k, self.threads, self.device
-
-
-def read_searches(path: Path) -> list[SearchRecord]:
-    """Return the records of a table; none if there is no such file.
-
-    Raises:
-        RecordError: other columns, or an entry that is no number where one belongs.
-    """
-    return read_measured(path, SearchRecord)
-
-
-def add_searches(path: Path, new: Sequence[SearchRecord]) -> None:
-    """Merge records into a table: a new one takes the place of the old one of its key.
-
-    Raises:
-        RecordError: the table can't be read.
-    """
-    add_measured(path, SearchRecord, new)
 
 
 @styled

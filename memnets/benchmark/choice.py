@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from memnets.analysis.arguments import UsageError, read_arguments
+from memnets.analysis.arguments import UsageError, numbers, one_of, read_keys, seconds
 from memnets.benchmark.cases import names, sizes_of
 from memnets.ops.draw import Sizes
 
@@ -32,6 +31,7 @@ class Choice:
     Attributes:
         named: whether cases were named; else there are all of them.
         batch, time, slots: sizes in the place of each case's own; none keeps those.
+        csv: a table's path; empty for none.
     """
 
     cases: list[str]
@@ -43,7 +43,7 @@ class Choice:
     seconds: float
     compiles: bool
     device: str
-    csv: Path | None
+    csv: str
 
     def problems(self) -> Iterator[tuple[str, Sizes, int]]:
         """Yield case, sizes and threads of every row."""
@@ -59,9 +59,7 @@ def read_choice(words: Sequence[str]) -> Choice:
     Raises:
         UsageError: an unknown key or case, a value that can't be, or a device that isn't there.
     """
-    paths, values = read_arguments(words, DEFAULTS)
-    if paths:
-        raise UsageError(f"{paths[0]}: no paths are taken; --help tells more")
+    values = read_keys(words, DEFAULTS)
     return Choice(
         cases=_cases(values["case"]),
         named=bool(values["case"]),
@@ -72,48 +70,13 @@ def read_choice(words: Sequence[str]) -> Choice:
         seconds=seconds(values["seconds"]),
         compiles=one_of("compile", values["compile"], ("true", "false")) == "true",
         device=_device(values["device"]),
-        csv=Path(values["csv"]) if values["csv"] else None,
+        csv=values["csv"],
     )
 
 
 def _cases(text: str) -> list[str]:
     given = text.split(",") if text else names()
     return [one_of("case", name, names()) for name in given]
-
-
-def one_of(key: str, value: str, known: Sequence[str]) -> str:
-    """Return a value that must be one of those known.
-
-    Raises:
-        UsageError: it isn't.
-    """
-    if value not in known:
-        raise UsageError(f"{key}={value}: choose from {', '.join(known)}")
-    return value
-
-
-def numbers(key: str, text: str) -> list[int]:
-    """Return whole numbers from 1 on, of a list with commas.
-
-    Raises:
-        UsageError: it is none.
-    """
-    words = text.split(",") if text else []
-    if not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise UsageError(f"{key}={text}: give whole numbers from 1 on, separated by commas")
-    return [int(word) for word in words]
-
-
-def seconds(text: str) -> float:
-    """Return a number of seconds.
-
-    Raises:
-        UsageError: it is none.
-    """
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"seconds={text}: give a number") from None
 
 
 def _device(text: str) -> str:

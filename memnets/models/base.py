@@ -82,6 +82,10 @@ class SequenceModel(nn.Module, ABC):
         """
         return None
 
+    def word_attention(self, inputs: Any) -> Tensor | None:
+        """Weights `[batch time items]` of what was retrieved, as each word is read; None of a model that shows none."""
+        return None
+
     def gauges(self, inputs: Any, state: Any = None) -> dict[str, Ratio]:
         """What is worth watching in the model's memories as it reads: usage, gates, entropies, by name."""
         return {}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from memnets.contracts import Spec, map_tensors
 from memnets.memory.block import Block
+from memnets.memory.slots.base import Gathered
 from memnets.memory.slots.integration import CrossAttention
 from memnets.memory.slots.retrieved import RetrievedMemory, RetrievedState
 from memnets.models.base import SequenceModel, check_spec
@@ -102,6 +103,26 @@ class GeneratingReader(SequenceModel):
             read = partial(self._read, own.block)
             written[rows, start:] = generate(read, own.words[:, : start + 1], where.shape[1] - start, temperature=0.0)
         return written
+
+    def word_attention(self, inputs: Prompt) -> Float[Tensor, "batch time items"] | None:
+        """Weights of the Block's items as each word is read, the mean over layers and heads; None of the closed book.
+
+        Hooks listen while the model reads the inputs, and are gone afterwards.
+        """
+        if not self.reads_block:
+            return None
+        seen: dict[nn.Module, list[Tensor]] = {memory: [] for memory in self.decoder.memories.values()}
+
+        def listen(memory: nn.Module, given: Any, answer: tuple[Gathered, Any]) -> None:
+            seen[memory].append(answer[0].weights.mean(1))
+
+        hooks = [memory.register_forward_hook(listen) for memory in seen]
+        try:
+            self(inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.stack([torch.cat(chunks, dim=1) for chunks in seen.values()]).mean(0)
 
     def _read(self, block: Block, words: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         return self(Prompt(words, block), state)

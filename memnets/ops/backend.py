@@ -93,6 +93,8 @@ def triton_obstacle(*tensors: Tensor | None, mixed: bool = False) -> str | None:
     one floating dtype, unless `mixed`.
     """
     given = [tensor for tensor in tensors if tensor is not None]
+    if _current == "auto" and given[0].is_cpu:
+        return "tensors are on cpu, it runs on a GPU"  # most calls on a CPU, so first and fast
     elsewhere = sorted({tensor.device.type for tensor in given} - {"cuda"})
     if elsewhere and (_current != "triton" or elsewhere != ["cpu"]):
         return f"tensors are on {elsewhere[0]}, it runs on a GPU"

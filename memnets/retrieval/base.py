@@ -12,7 +12,7 @@ from torch import Tensor
 
 from memnets.memory.block import Block
 from memnets.retrieval.encoder import Encoder
-from memnets.retrieval.entries import Entry
+from memnets.retrieval.entries import AnEntry
 from memnets.retrieval.selection import Selected
 
 Change = tuple[int, str | None]
@@ -27,9 +27,10 @@ class MemoryFolderError(Exception):
 
 
 @runtime_checkable
-class ExternalMemory(Protocol):
+class ExternalMemory(Protocol[AnEntry]):
     """Entries in numbered rows, to be written, replaced and erased at any time; a change is seen by the next read.
 
+    All are of the kind that the memory takes: `Entry` for texts, `Triple` for facts (`memnets.retrieval.entries`).
     Rows of erased entries are vacant until they are used again: a row means the same only within one `version`.
     A call that raises has changed nothing. `load(folder, encoder)`, a static method, returns what `save` wrote.
     """
@@ -63,7 +64,7 @@ class ExternalMemory(Protocol):
         """Entries there are."""
         ...
 
-    def entry(self, row: int) -> Entry | None:
+    def entry(self, row: int) -> AnEntry | None:
         """What a row holds; None where vacant."""
         ...
 
@@ -71,26 +72,26 @@ class ExternalMemory(Protocol):
         """Where an entry is; None where it isn't."""
         ...
 
-    def write(self, entries: Sequence[Entry]) -> None:
+    def write(self, entries: Sequence[AnEntry]) -> None:
         """Add entries.
 
         Raises:
-            EntryError: an id is there already, or twice among the new ones.
+            EntryError: an id is there already, twice among the new ones or empty, or the memory can't hold an entry.
             ValueError: a text can't be encoded.
         """
         ...
 
-    def replace(self, entries: Sequence[Entry]) -> None:
+    def replace(self, entries: Sequence[AnEntry]) -> None:
         """Put entries where those of the same ids are.
 
         Raises:
-            EntryError: an id is not there, or twice among the new ones.
+            EntryError: an id is not there, or twice among the new ones, or the memory can't hold an entry.
             ValueError: a text can't be encoded.
         """
         ...
 
     def erase(self, ids: Sequence[str]) -> None:
-        """Remove entries; nothing of them is kept.
+        """Remove entries; nothing of them is kept, but that names which a graph numbered keep their numbers.
 
         Raises:
             EntryError: an id is not there, or given twice.
@@ -119,7 +120,7 @@ class Queries(NamedTuple):
 
     Attributes:
         texts: the queries' words.
-        vectors: their encodings, of the memory's encoder; None where only words count.
+        vectors: their encodings, of the memory's encoder, in any precision; None where only words count.
         gold: per query, ids of the entries that answer it; only `Oracle` looks.
         exclude: per query, ids that it must not read: above all its own training item. Unknown ones don't matter.
     """

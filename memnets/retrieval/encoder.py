@@ -62,6 +62,25 @@ class Encoder(Protocol):
         ...
 
 
+class NoEncoder:
+    """For memories whose entries are found by their words, ids or edges: vectors of width 0, which tell nothing."""
+
+    identity = hashlib.sha256(b"NoEncoder 1").hexdigest()
+    size = 0
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Give each text a vector without numbers, and no token."""
+        none = torch.zeros(len(texts), 0)
+        return Encoded(none, none[..., None], none.long(), none.bool())
+
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """No token."""
+        return []
+
+
+NO_ENCODER = NoEncoder()
+
+
 class HashedEncoder:
     """Each word is a fixed random direction that its hash decides; a text's vector is the mean of its words'.
 

@@ -82,10 +82,12 @@ class PretrainedEncoder:
     def identity(self) -> str:
         """Hash of weights, tokenizer and settings.
 
+        2: the names of special tokens in a text are words; what was encoded when they weren't is of another encoder.
+
         Raises:
             EncoderError: the files are missing.
         """
-        digest = hashlib.sha256(f"PretrainedEncoder 1 {self.max_tokens} {self.bfloat16}".encode())
+        digest = hashlib.sha256(f"PretrainedEncoder 2 {self.max_tokens} {self.bfloat16}".encode())
         for path in (self.folder / name for name in FILES):
             if path.exists():
                 digest.update(f" {path.name} {sha256(path)}".encode())

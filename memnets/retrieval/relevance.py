@@ -109,7 +109,7 @@ class Random:
 
 
 def refuse_other_vectors(memory: ExternalMemory, queries: Queries) -> Float[Tensor, "queries word"]:
-    """Return the queries' vectors once it is clear that they can be compared with the memory's.
+    """Return the queries' vectors, as numbers of the memory's kind, once it is clear that they can be compared.
 
     Raises:
         ValueError: there are none, or of another number or width, or not finite.
@@ -118,9 +118,10 @@ def refuse_other_vectors(memory: ExternalMemory, queries: Queries) -> Float[Tens
     if queries.vectors is None or queries.vectors.shape != expected:
         given = None if queries.vectors is None else tuple(queries.vectors.shape)
         raise ValueError(f"Queries.vectors must be of shape {expected}, from the memory's encoder, not {given}")
-    if not queries.vectors.isfinite().all():
+    vectors = queries.vectors.to(memory.vectors.dtype)
+    if not vectors.isfinite().all():
         raise ValueError("Queries.vectors must be finite: the encoder that made them overflows")
-    return queries.vectors
+    return vectors
 
 
 def dots(queries: Float[Tensor, "queries word"], rows: Float[Tensor, "rows word"]) -> Float[Tensor, "queries rows"]:

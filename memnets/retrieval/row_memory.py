@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,26 +15,29 @@ from memnets.memory.block import Block
 from memnets.retrieval.base import Change, MemoryFolderError, refuse_empty
 from memnets.retrieval.columns import Columns
 from memnets.retrieval.encoder import Encoded, Encoder
-from memnets.retrieval.entries import Entry, EntryError
+from memnets.retrieval.entries import AnEntry, EntryError
 from memnets.retrieval.folder import read_folder, write_folder
-from memnets.retrieval.rows import Rows, refuse_values
+from memnets.retrieval.rows import Rows
 from memnets.retrieval.selection import Selected
 
 ENCODED_AT_ONCE = 1024
 Kind = TypeVar("Kind", bound="RowMemory")
 
 
-class RowMemory(ABC):
-    """An `ExternalMemory` whose kinds say what of an encoding they keep, and what a read of it is.
+class RowMemory(ABC, Generic[AnEntry]):
+    """An `ExternalMemory` whose kinds say what entries they take, what of them they keep, and what a read of it is.
 
     Args:
         encoder: what texts are encoded with.
         kept: what is kept of no texts: the dtypes and widths of the kind's own tensors.
     """
 
+    entry_kind: ClassVar[Callable[..., Any]]
+    """Makes an entry of what a saved memory tells of it."""
+
     def __init__(self, encoder: Encoder, kept: Mapping[str, Tensor]) -> None:
         self.encoder = encoder
-        self._rows = Rows()
+        self._rows: Rows[AnEntry] = Rows()
         own = {
             "vectors": torch.empty(0, encoder.size),
             "values": torch.empty(0).long(),
@@ -66,7 +69,7 @@ class RowMemory(ABC):
         """Entries there are."""
         return len(self._rows)
 
-    def entry(self, row: int) -> Entry | None:
+    def entry(self, row: int) -> AnEntry | None:
         """What a row holds; None where vacant."""
         return self._rows.entries[row]
 
@@ -78,29 +81,30 @@ class RowMemory(ABC):
         """(row, its text now; None where vacant) of each row changed since; None where that is no longer known."""
         return self._rows.changes_since(version)
 
-    def write(self, entries: Sequence[Entry]) -> None:
+    def write(self, entries: Sequence[AnEntry]) -> None:
         """Add entries.
 
         Raises:
-            EntryError: an id is there already, or twice among the new ones.
+            EntryError: an id is there already, twice among the new ones or empty, or the memory can't hold an entry.
             ValueError: a text can't be encoded.
         """
+        self._refuse(entries)
         self._rows.refuse_known(entries)
         if not entries:
             return
-        values = self._encoded(entries)
         self._columns.reserve(self.num_rows + len(entries))
+        values = self._encoded(entries)
         self._columns.put(self._rows.write(entries), values)
 
-    def replace(self, entries: Sequence[Entry]) -> None:
+    def replace(self, entries: Sequence[AnEntry]) -> None:
         """Put entries where those of the same ids are.
 
         Raises:
-            EntryError: an id is not there, or twice among the new ones.
+            EntryError: an id is not there, or twice among the new ones, or the memory can't hold an entry.
             ValueError: a text can't be encoded.
         """
+        self._refuse(entries)
         self._rows.refuse_unknown([entry.id for entry in entries])
-        refuse_values(entries)
         if not entries:
             return
         values = self._encoded(entries)
@@ -167,24 +171,31 @@ class RowMemory(ABC):
                 "load it with that one, or write its texts to a new memory"
             )
         memory = cls(encoder, **facts["settings"])
-        entries = [entry and Entry(*entry) for entry in facts["entries"]]
+        entries = [entry and cls.entry_kind(*entry) for entry in facts["entries"]]
         memory._rows, memory._columns = Rows(entries, facts["version"]), Columns(tensors)
         return memory
 
-    def _encoded(self, entries: Sequence[Entry]) -> dict[str, Tensor]:
+    def _encoded(self, entries: Sequence[AnEntry]) -> dict[str, Tensor]:
         """Every column's rows for entries; encoded in parts, as the states of a large corpus are many."""
         texts = [entry.text for entry in entries]
         parts = [texts[start : start + ENCODED_AT_ONCE] for start in range(0, len(texts), ENCODED_AT_ONCE)]
         kept = [self._part(part) for part in parts]
-        values = torch.tensor([entry.value for entry in entries], dtype=torch.long)
         joined = {name: torch.cat([part[name] for part in kept]) for name in kept[0]}
-        return {**joined, "values": values, "occupied": torch.ones(len(entries), dtype=torch.bool)}
+        return {**joined, **self._told(entries), "occupied": torch.ones(len(entries), dtype=torch.bool)}
 
     def _part(self, texts: Sequence[str]) -> dict[str, Tensor]:
         encoded = self.encoder.encode(texts)
         if encoded.vectors.shape != (len(texts), self.encoder.size) or not encoded.vectors.isfinite().all():
             raise ValueError(f"the encoder must give {len(texts)} finite vectors of width {self.encoder.size}")
         return {"vectors": encoded.vectors, **self._keep(encoded)}
+
+    @abstractmethod
+    def _refuse(self, entries: Sequence[AnEntry]) -> None:
+        """Raise an EntryError where the kind can't hold an entry."""
+
+    @abstractmethod
+    def _told(self, entries: Sequence[AnEntry]) -> dict[str, Tensor]:
+        """`values`, and the kind's own tensors for what else entries tell, a row each; they are then sure to be put."""
 
     @abstractmethod
     def _settings(self) -> dict[str, Any]:

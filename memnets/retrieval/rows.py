@@ -5,20 +5,21 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Sequence
+from typing import Generic
 
 from memnets.retrieval.base import Change
-from memnets.retrieval.entries import Entry, EntryError
+from memnets.retrieval.entries import AnEntry, EntryError
 
 REMEMBERED = 1024
 
 
-class Rows:
+class Rows(Generic[AnEntry]):
     """Entries by row and rows by id. Rows of erased entries are used again, the lowest first.
 
     `version` counts changed rows. The journal forgets what is older than it would take to read all rows anew.
     """
 
-    def __init__(self, entries: Sequence[Entry | None] = (), version: int = 0) -> None:
+    def __init__(self, entries: Sequence[AnEntry | None] = (), version: int = 0) -> None:
         self.entries = list(entries)
         self._row_of = {entry.id: row for row, entry in enumerate(self.entries) if entry is not None}
         self._vacant = [row for row, entry in enumerate(self.entries) if entry is None]
@@ -37,17 +38,18 @@ class Rows:
         """Where an entry is; None where it isn't."""
         return self._row_of.get(id)
 
-    def refuse_known(self, entries: Sequence[Entry]) -> None:
+    def refuse_known(self, entries: Sequence[AnEntry]) -> None:
         """Raise unless all entries are new.
 
         Raises:
-            EntryError: an id is there already or twice among them, or a value is no class.
+            EntryError: an id is there already, twice among them, or empty.
         """
+        if any(not entry.id.strip() for entry in entries):
+            raise EntryError("an id is empty: give every entry a name of its own")
         _refuse_repeated([entry.id for entry in entries])
-        refuse_values(entries)
         known = [entry.id for entry in entries if entry.id in self._row_of]
         if known:
-            raise EntryError(f"the memory holds {_listed(known)} already: use `replace` to change entries")
+            raise EntryError(f"the memory holds {listed(known)} already: use `replace` to change entries")
 
     def refuse_unknown(self, ids: Sequence[str]) -> None:
         """Raise unless all ids are there.
@@ -58,9 +60,9 @@ class Rows:
         _refuse_repeated(ids)
         unknown = [id for id in ids if id not in self._row_of]
         if unknown:
-            raise EntryError(f"the memory doesn't hold {_listed(unknown)}: use `write` to add entries")
+            raise EntryError(f"the memory doesn't hold {listed(unknown)}: use `write` to add entries")
 
-    def write(self, entries: Sequence[Entry]) -> list[int]:
+    def write(self, entries: Sequence[AnEntry]) -> list[int]:
         """Take rows for new entries; return them."""
         rows = []
         for entry in entries:
@@ -72,7 +74,7 @@ class Rows:
         self._change(rows, entries)
         return rows
 
-    def replace(self, entries: Sequence[Entry]) -> list[int]:
+    def replace(self, entries: Sequence[AnEntry]) -> list[int]:
         """Put entries where those of the same ids are; return their rows."""
         rows = [self._row_of[entry.id] for entry in entries]
         self._change(rows, entries)
@@ -91,9 +93,10 @@ class Rows:
         if not self._forgotten <= version <= self.version:
             return None
         rows = dict.fromkeys(self._changed[version - self._forgotten :])
-        return [(row, entry and entry.text) for row, entry in ((row, self.entries[row]) for row in rows)]
+        held = [(row, self.entries[row]) for row in rows]
+        return [(row, None if entry is None else entry.text) for row, entry in held]
 
-    def _change(self, rows: Sequence[int], entries: Sequence[Entry | None]) -> None:
+    def _change(self, rows: Sequence[int], entries: Sequence[AnEntry | None]) -> None:
         for row, entry in zip(rows, entries, strict=True):
             self.entries[row] = entry
             self._changed.append(row)
@@ -106,20 +109,9 @@ class Rows:
 def _refuse_repeated(ids: Sequence[str]) -> None:
     repeated = [id for id, count in Counter(ids).items() if count > 1]
     if repeated:
-        raise EntryError(f"{_listed(repeated)} given more than once: ids name one entry each")
+        raise EntryError(f"{listed(repeated)} given more than once: ids name one entry each")
 
 
-def refuse_values(entries: Sequence[Entry]) -> None:
-    """Raise where a value is no class.
-
-    Raises:
-        EntryError: a value is below -1.
-    """
-    wrong = [entry.id for entry in entries if entry.value < -1]
-    if wrong:
-        raise EntryError(f"the value of {_listed(wrong)} is below -1: give a class of the task, or -1 for none")
-
-
-def _listed(ids: Sequence[str]) -> str:
+def listed(ids: Sequence[str]) -> str:
     """A few ids, and how many more."""
     return ", ".join(map(repr, ids[:5])) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")

@@ -12,10 +12,10 @@ from torch.nn.functional import pad
 
 from memnets.memory.block import Block
 from memnets.retrieval.encoder import Encoded, Encoder
-from memnets.retrieval.row_memory import RowMemory
+from memnets.retrieval.text_memory import TextMemory
 
 
-class SequenceMemory(RowMemory):
+class SequenceMemory(TextMemory):
     """Entries as their tokens' states: a Block has `max_tokens` items per selected entry, so answers can be copied.
 
     An entry's vector, by which it is found, is that of its whole text; tokens beyond `max_tokens` can't be read.

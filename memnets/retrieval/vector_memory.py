@@ -9,10 +9,10 @@ from torch import Tensor
 
 from memnets.memory.block import Block
 from memnets.retrieval.encoder import Encoded, Encoder
-from memnets.retrieval.row_memory import RowMemory
+from memnets.retrieval.text_memory import TextMemory
 
 
-class VectorMemory(RowMemory):
+class VectorMemory(TextMemory):
     """Entries as their texts' vectors: a Block has one item per selected entry, best first as they were selected."""
 
     def __init__(self, encoder: Encoder) -> None:

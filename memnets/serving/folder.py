@@ -33,12 +33,12 @@ from memnets.models.base import SequenceModel
 from memnets.retrieval.base import MemoryFolderError
 from memnets.retrieval.cached_encoder import CachedEncoder
 from memnets.retrieval.encoder import Encoder
-from memnets.retrieval.passages import SpanRules
 from memnets.serving.answer import Limits
 from memnets.serving.class_reader import ClassReader
 from memnets.serving.memory_reader import MemoryReader, Retrieval
 from memnets.serving.reading import Reader
 from memnets.serving.span_passages import SpanPassages
+from memnets.serving.writing_reader import WritingReader
 from memnets.tasks.base import Task
 from memnets.tasks.served import ServedTask
 
@@ -78,7 +78,7 @@ def open_folder(folder: Path, overrides: Sequence[str] = (), limits: Limits = Li
             f"task.encoder.encoder.name=PATH"
         )
     _load_weights(experiment.model, folder / MODEL)
-    reader = _reader(folder, experiment, task.spans, manifest["answers"])
+    reader = _reader(folder, experiment, task, manifest["answers"])
     kind: Any = type(task.memory(encoder))
     try:
         memory = kind.load(folder / MEMORY, encoder)
@@ -121,20 +121,20 @@ def served_task(task: Task, folder: Path) -> ServedTask:
     if not isinstance(task, ServedTask):
         raise FolderError(
             f"{folder}: its task is {type(task).__name__}, and only a reader of a memory of texts can be exported; "
-            f"train one with experiment=people_qa or experiment=squad_reading"
+            f"train one with experiment=people_qa, people_generation or squad_reading"
         )
     return task
 
 
-def _reader(folder: Path, experiment: Experiment, spans: SpanRules | None, answers: list[str]) -> Reader:
-    """Return what answers: by spans of the passages, or by the answers that its model's classes are."""
+def _reader(folder: Path, experiment: Experiment, task: ServedTask, answers: list[str]) -> Reader:
+    """Return what answers: by spans of the passages, or by the answers that its model's classes are, or their words."""
     model = experiment.model.eval()
-    if spans is not None:
-        return SpanPassages(model, spans)
+    if task.spans is not None:
+        return SpanPassages(model, task.spans)
     if len(answers) != experiment.task.spec.output_size:
         told = f"{len(answers)} answers, and its model has {experiment.task.spec.output_size}"
         raise FolderError(f"{folder} has {told}: export it anew")
-    return ClassReader(model, answers)
+    return ClassReader(model, answers) if task.writing is None else WritingReader(model, answers, task.writing)
 
 
 def plain(encoder: Encoder) -> Encoder:

@@ -32,6 +32,9 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+DIGITS = 20
+"""Of a Content-Length: more bytes than 64 bits count is none."""
+
 DRAINED = 8 << 20
 """Bytes of a refused body that are read and thrown away, so that the sender gets to see the refusal."""
 
@@ -90,6 +93,9 @@ class Handler(BaseHTTPRequestHandler):
         if not length.isdecimal():
             self.close_connection = True
             raise Refused("the request must say its Content-Length", 411)
+        if len(length) > DIGITS:
+            self.close_connection = True
+            raise Refused(f"the Content-Length has {len(length):,} digits: expected a number of bytes")
         if int(length) > most:
             self.close_connection = True
             self._drain(min(int(length), DRAINED))

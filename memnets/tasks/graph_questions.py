@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from memnets.contracts import Batch, Edges, GraphQuestion, Ratio, Spec, Split, map_tensors
-from memnets.retrieval.graph_memory import Edge, GraphMemory
+from memnets.retrieval.entries import Triple
+from memnets.retrieval.graph_memory import GraphMemory
 from memnets.tasks.base import Criterion, Task, class_loss, generator, ratio
 from memnets.tasks.token_sequences import as_scores, check_least
 
@@ -95,16 +96,19 @@ class GraphQuestions(Task):
 
     @cached_property
     def memory(self) -> GraphMemory:
-        """The graph that is asked about: batches follow when it is changed, as long as each path leads somewhere."""
+        """The graph that is asked about: batches follow when it is changed, as long as each path leads somewhere.
+
+        The id of where a relation leads from an entity is `e7 r2`, whatever the target.
+        """
         entities, relations = (
             [f"{kind}{i}" for i in range(n)] for kind, n in (("e", self.num_entities), ("r", self.num_relations))
         )
         random = np.random.default_rng([self.graph_seed, self.graph == "new"])
-        memory = GraphMemory(entities, relations)
+        memory = GraphMemory(entities=entities, relations=relations)
         targets = random.integers(0, self.num_entities, (self.num_entities, self.num_relations)).tolist()
         memory.write(
             [
-                Edge(source, relation, entities[target])
+                Triple(f"{source} {relation}", source, relation, entities[target])
                 for source, row in zip(entities, targets, strict=True)
                 for relation, target in zip(relations, row, strict=True)
             ]

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from memnets.contracts import Batch, Edges, GraphQuestion, Ratio, Spec, Split, map_tensors
-from memnets.retrieval.graph_memory import Edge, GraphMemory
+from memnets.retrieval.graph_memory import Edge, GraphMemory, named
 from memnets.tasks.base import NoOracleError, Task, as_tensor, class_loss, epoch_indices, ratio
 from memnets.tasks.link_files import LinkFiles
 
@@ -76,9 +76,9 @@ class LinkPrediction(Task):
     @cached_property
     def memory(self) -> GraphMemory:
         """Facts, and then the training edges."""
-        memory = GraphMemory(self._files.entities, self._files.relations)
-        memory.write(self._files.facts)
-        memory.write(self._files.train)
+        memory = GraphMemory(entities=self._files.entities, relations=self._files.relations)
+        memory.write(named(self._files.facts))
+        memory.write(named(self._files.train))
         return memory
 
     def batch(self, split: Split, index: int, batch_size: int, seed: int) -> Batch:

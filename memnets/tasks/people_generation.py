@@ -18,7 +18,7 @@ from memnets.tasks.base import class_accuracy, class_loss, ratio
 from memnets.tasks.language_modelling import perplexity
 from memnets.tasks.people_facts import ANSWERS, ATTRIBUTES, FIRST_NAMES, LAST_NAMES, Fact
 from memnets.tasks.people_qa import PeopleQA, asked_facts, facts_of, held, memory_of
-from memnets.tasks.served import Served
+from memnets.tasks.served import Served, WritingRules
 from memnets.tasks.squad_scores import f1
 
 PADDING, END = 0, 1
@@ -31,11 +31,14 @@ VOCABULARY = (
     *sorted({*FIRST_NAMES, *LAST_NAMES, *ANSWERS, *words(" ".join(TEMPLATES).format(person="", value=""))}),
 )
 NUMBER = {word: number for number, word in enumerate(VOCABULARY)}
-LONGEST = max(
-    len(words((question + each.facts[0]).format(person="a b", value="c"))) + 2
+LENGTHS = [
+    tuple(len(words(text.format(person="a b", value="c"))) for text in (question, each.facts[0]))
     for each in ATTRIBUTES
     for question in each.questions
-)
+]
+"""Words of each question and of its answer."""
+
+LONGEST = max(question + answer for question, answer in LENGTHS) + 2
 """Words of a question and its answer, with the end of each."""
 
 
@@ -59,6 +62,7 @@ class PeopleGeneration(PeopleQA):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy",)
+    writing: ClassVar[WritingRules | None] = WritingRules(LONGEST, max(question for question, _ in LENGTHS), END)
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -120,12 +124,8 @@ class PeopleGeneration(PeopleQA):
         """Answers are many words, and no picture is drawn of what was read at each."""
 
     def served(self) -> Served:
-        """Refuse.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError("a reader that writes its answers can't be exported yet: train one with experiment=people_qa")
+        """Everybody's facts, one of the test's questions, and the words that the classes are."""
+        return super().served()._replace(answers=VOCABULARY)
 
 
 @lru_cache(maxsize=8)

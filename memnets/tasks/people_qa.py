@@ -25,7 +25,7 @@ from memnets.retrieval.selection import Selected, Selection, TopK
 from memnets.retrieval.sequence_memory import SequenceMemory
 from memnets.tasks.base import Task, Texts, as_tensor, class_accuracy, class_loss, epoch_indices, generator
 from memnets.tasks.people_facts import ANSWERS, ATTRIBUTES, Fact, draw_facts, edit
-from memnets.tasks.served import Served
+from memnets.tasks.served import Served, WritingRules
 
 Asks = Literal["all", "edited", "kept"]
 
@@ -68,6 +68,7 @@ class PeopleQA(Task):
 
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy",)
     spans: ClassVar[None] = None
+    writing: ClassVar[WritingRules | None] = None
 
     num_people: int = 500
     num_validation_people: int = 20

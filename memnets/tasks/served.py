@@ -11,6 +11,20 @@ from memnets.retrieval.passages import SpanRules
 from memnets.retrieval.selection import Selection
 
 
+class WritingRules(NamedTuple):
+    """How a model writes its answers, word by word after the question.
+
+    Attributes:
+        longest: words of a question and its answer, with the end of each.
+        longest_question: words of a question, without its end: no longer one was trained with.
+        end: id of what ends a question and an answer.
+    """
+
+    longest: int
+    longest_question: int
+    end: int = 1
+
+
 class Served(NamedTuple):
     """What is exported once, and belongs to no configuration.
 
@@ -18,7 +32,8 @@ class Served(NamedTuple):
         memory: with its entries.
         example: a question that can be asked of it.
         score_unit: what scores are divided by before the model sees them.
-        answers: the word of each of the model's classes; none where answers are spans of what was found.
+        answers: the word of each of the model's classes, the first two no words where it writes (padding, end); none
+            where answers are spans of what was found.
     """
 
     memory: ExternalMemory
@@ -53,7 +68,12 @@ class ServedTask(Protocol):
 
     @property
     def spans(self) -> SpanRules | None:
-        """How answers are copied from what was found; None of a model whose classes are the answers."""
+        """How answers are copied from what was found; None of a model whose classes are the answers, or their words."""
+        ...
+
+    @property
+    def writing(self) -> WritingRules | None:
+        """How answers are written; None of a model that writes none."""
         ...
 
     def served(self) -> Served:

@@ -74,6 +74,7 @@ class SquadReading(Task):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ("exact_match", "f1")
+    writing: ClassVar[None] = None
     memory: ClassVar[type[VectorMemory]] = VectorMemory
 
     file: str = "dev-v1.1"

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from memnets.contracts import Batch, Ratio, Split
-from memnets.models.base import SequenceModel
 from memnets.tasks.base import Task
 from memnets.training.carry import first_state
 from memnets.training.distributed import Processes, plain
@@ -19,8 +18,10 @@ EVALUATION_SEED = 0
 """All runs are judged on the same sequences, whatever seed they trained with."""
 
 
-Note = Callable[[Tensor, Batch, Batch, Any], None]
-"""Is told of a batch: outputs, the batch as they answer it, the batch as it was read, and the state after it."""
+Note = Callable[[Tensor, Batch, Batch, Any, Tensor | None], None]
+"""Is told of a batch: outputs, the batch as they answer it, the batch as it was read, the state after it, and what the
+model wrote.
+"""
 
 
 def evaluate(
@@ -51,13 +52,14 @@ def evaluate(
             with torch.autocast(group.device.type, torch.bfloat16, enabled=bfloat16):
                 before = first_state(plain(model), state, batch)
                 outputs, judged, state = answers(plain(model), task, batch, before)
-                found = supporting_facts(plain(model), batch) | written(plain(model), task, batch)
+                written = plain(model).go_on(batch.inputs, batch.mask)
+                found = supporting_facts(plain(model), batch) | judged_writing(task, written, batch)
                 seen = plain(model).gauges(batch.inputs, before) if last else {}
             for name, ratio in {**measures(task, outputs, judged), **found, **seen}.items():
                 counted = torch.stack(ratio).double() * counts
                 totals[name] = totals.get(name, torch.zeros_like(counted)) + counted
             if note is not None and counts:
-                note(outputs, judged, batch, state)
+                note(outputs, judged, batch, state, written)
     model.train(was_training)
     return with_derived(task, {name: quotient(*group.sum(sums).tolist()) for name, sums in totals.items()})
 
@@ -74,10 +76,9 @@ def answers(model: nn.Module, task: Task, batch: Batch, state: Any) -> tuple[Ten
     return outputs, batch, state
 
 
-def written(model: SequenceModel, task: Task, batch: Batch) -> dict[str, Ratio]:
-    """Return how the task judges what the model writes at the places the loss counts at; nothing if it can't."""
-    found = model.go_on(batch.inputs, batch.mask)
-    return {} if found is None else task.judge_written(found, batch)
+def judged_writing(task: Task, written: Tensor | None, batch: Batch) -> dict[str, Ratio]:
+    """Return how the task judges what a model wrote at the places the loss counts at; nothing of one that can't."""
+    return {} if written is None else task.judge_written(written, batch)
 
 
 def _batches(task: Task, split: Split, batch_size: int, group: Processes) -> Iterator[tuple[Batch, bool, bool]]:

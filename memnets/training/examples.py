@@ -14,7 +14,7 @@ from memnets.intervals import percentile_interval, resampled_means
 from memnets.models.base import SequenceModel
 from memnets.retrieval.ranking import retrieval_metrics
 from memnets.tasks.base import Task
-from memnets.training.evaluation import measures
+from memnets.training.evaluation import judged_writing, measures
 from memnets.training.supporting import facts_found
 
 
@@ -44,16 +44,15 @@ class Examples:
         self.answers: list[dict[str, Ratio]] = []
         self.memory: list[dict[str, Ratio]] = []
 
-    def __call__(self, outputs: Tensor, judged: Batch, batch: Batch, state: Any) -> None:
+    def __call__(self, outputs: Tensor, judged: Batch, batch: Batch, state: Any, written: Tensor | None) -> None:
         """Judge each row by itself; of `Batch.labelled`, all the places of a row together."""
         weights = None if batch.supports is None else self.model.attention(batch.inputs)
-        block, written = self.model.block(batch.inputs, state), self.model.go_on(batch.inputs, batch.mask)
+        block = self.model.block(batch.inputs, state)
         places = [1] * batch.size if judged is batch else batch.mask.flatten(1).sum(1).tolist()
         for number, (start, end) in enumerate(pairwise(accumulate(places, initial=0))):
             row, part = slice(number, number + 1), slice(start, end)
             found = facts_found(None if weights is None else weights[row], batch.rows(row))
-            if written is not None:
-                found |= self.task.judge_written(written[row], batch.rows(row))
+            found |= judged_writing(self.task, None if written is None else written[row], batch.rows(row))
             self.answers.append(measures(self.task, outputs[part], judged.rows(part)) | found)
             if block is not None:
                 self.memory.append(map_tensors(lambda tensor, row=row: tensor[row], block).use())

@@ -110,7 +110,9 @@ struct SequenceCall {
     return states.index({at::arange(sizes.batch, at::kLong), at::remainder(lengths.tensor, states.size(1))});
   }
 
-  c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::DispatchKey::AutocastCPU};  // as long as the call lasts
+  // As long as the call lasts: it has a gradient of its own, and its results' dtype is its inputs'.
+  at::AutoDispatchBelowADInplaceOrView no_autograd;
+  c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::DispatchKey::AutocastCPU};
   const char* op;
   ControllerSizes sizes;
   Lengths lengths;
@@ -142,16 +144,16 @@ template <class T>
 Tensor packed(std::initializer_list<Tensor> matrices) {
   const int64_t rows = matrices.begin()->size(0), columns = width_of(matrices);
   const Tensor into = at::empty({rows, padded<T>(columns)}, matrices.begin()->options());
+  const Rows<T> to{into.data_ptr<T>(), into.size(1)};
   int64_t at = 0;
   for (const Tensor& matrix : matrices) {
     const Tensor dense = dense_rows(matrix);
     const Rows<const T> from = rows_of<T>(dense);
-    for (int64_t i = 0; i < rows; i++)
-      std::copy_n(from.row(i), dense.size(1), into.data_ptr<T>() + i * into.size(1) + at);
-    at += dense.size(1);
+    const int64_t width = dense.size(1);
+    for (int64_t i = 0; i < rows; i++) std::copy_n(from.row(i), width, to.row(i) + at);
+    at += width;
   }
-  for (int64_t i = 0; i < rows; i++)
-    std::fill(into.data_ptr<T>() + i * into.size(1) + columns, into.data_ptr<T>() + (i + 1) * into.size(1), T(0));
+  for (int64_t i = 0; i < rows; i++) std::fill(to.row(i) + columns, to.row(i + 1), T(0));
   return into;
 }
 
@@ -159,11 +161,14 @@ Tensor packed(std::initializer_list<Tensor> matrices) {
 template <class T>
 Tensor packed_transposed(std::initializer_list<Tensor> matrices) {
   const int64_t rows = matrices.begin()->size(0);
-  const Tensor into = at::zeros({width_of(matrices), padded<T>(rows)}, matrices.begin()->options());
+  const int64_t columns = width_of(matrices), width = padded<T>(rows);
+  const Tensor into = at::empty({columns, width}, matrices.begin()->options());
+  const Rows<T> to{into.data_ptr<T>(), width};
+  for (int64_t j = 0; j < columns; j++) std::fill(to.row(j) + rows, to.row(j + 1), T(0));
   int64_t at = 0;
   for (const Tensor& matrix : matrices) {
     const Tensor dense = dense_rows(matrix);
-    transpose<T>(rows_of<T>(dense), {into.data_ptr<T>() + at * into.size(1), into.size(1)}, rows, dense.size(1));
+    transpose<T>(rows_of<T>(dense), to.from(at, 0), rows, dense.size(1));
     at += dense.size(1);
   }
   return into;
