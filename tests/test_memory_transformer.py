@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import ALONE
 from torch.testing import assert_close
@@ -75,6 +75,7 @@ class TestLaws:
             assert_close(torch.cat([first, second], 1), whole, rtol=1e-9, atol=1e-12)
             assert after.position.equal(final.position)
 
+    @settings(max_examples=6)
     @given(cuts=st.sets(st.integers(1, TIME - 1)))
     def test_many_cuts_change_nothing(self, memory, layers, cuts):
         model, inputs, state = tiny(memory, memory_layers=layers), tokens_of(), None
