@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from memnets.contracts import Edges
 from memnets.memory.block import Block
-from memnets.retrieval.encoder import NO_ENCODER, Encoded, Encoder
+from memnets.retrieval.encoder import NO_ENCODER, Encoder
 from memnets.retrieval.entries import EntryError, Triple
 from memnets.retrieval.neighbourhood import Neighbourhood, around
 from memnets.retrieval.row_memory import RowMemory
@@ -186,19 +186,6 @@ class GraphMemory(RowMemory[Triple]):
         ]
         source, relation, target = torch.tensor(numbers).unbind(1)
         return {"source": source, "relation": relation, "values": target}
-
-    def _keep(self, encoded: Encoded) -> dict[str, Tensor]:
-        return {}
-
-    def _block(
-        self,
-        rows: Int[Tensor, "queries k"],
-        scores: Float[Tensor, "queries k"],
-        mask: Bool[Tensor, "queries k"],
-        values: Int[Tensor, "queries k"] | None,
-    ) -> Block:
-        vectors = self.vectors[rows].masked_fill(~mask[..., None], 0)
-        return Block(vectors, mask, scores, rows, None, values)
 
     def _known(self, ids: Iterable[str]) -> list[Triple]:
         """The triples of those ids that are there."""

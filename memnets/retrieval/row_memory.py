@@ -201,11 +201,10 @@ class RowMemory(ABC, Generic[AnEntry]):
     def _settings(self) -> dict[str, Any]:
         """What the constructor takes beside the encoder."""
 
-    @abstractmethod
     def _keep(self, encoded: Encoded) -> dict[str, Tensor]:
-        """The kind's own tensors for encoded texts, a row each."""
+        """The kind's own tensors for encoded texts, a row each; none unless it says so."""
+        return {}
 
-    @abstractmethod
     def _block(
         self,
         rows: Int[Tensor, "queries k"],
@@ -213,4 +212,9 @@ class RowMemory(ABC, Generic[AnEntry]):
         mask: Bool[Tensor, "queries k"],
         values: Int[Tensor, "queries k"] | None,
     ) -> Block:
-        """What a read of rows is. Rows that are masked are 0 and must read as zeros."""
+        """What a read of rows is: their vectors, an item each, unless the kind says otherwise.
+
+        Rows that are masked are 0 and must read as zeros.
+        """
+        vectors = self.vectors[rows].masked_fill(~mask[..., None], 0)
+        return Block(vectors, mask, scores, rows, None, values)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
-
-from memnets.memory.block import Block
-from memnets.retrieval.encoder import Encoded, Encoder
+from memnets.retrieval.encoder import Encoder
 from memnets.retrieval.text_memory import TextMemory
 
 
@@ -20,16 +16,3 @@ class VectorMemory(TextMemory):
 
     def _settings(self) -> dict[str, Any]:
         return {}
-
-    def _keep(self, encoded: Encoded) -> dict[str, Tensor]:
-        return {}
-
-    def _block(
-        self,
-        rows: Int[Tensor, "queries k"],
-        scores: Float[Tensor, "queries k"],
-        mask: Bool[Tensor, "queries k"],
-        values: Int[Tensor, "queries k"] | None,
-    ) -> Block:
-        vectors = self.vectors[rows].masked_fill(~mask[..., None], 0)
-        return Block(vectors, mask, scores, rows, None, values)
