@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from itertools import product
 
@@ -13,14 +14,14 @@ from torch import nn
 from torch.testing import assert_close
 
 from memnets.memory.addressing import Addressing, Gate, Key, Sharpening, Shift, Strength, split_heads
-from memnets.memory.initial_memory import ConstantMemory, LearnedMemory, RandomMemory
+from memnets.memory.initial_memory import ConstantMemory, LearnedMemory, RandomMemory, SinusoidalMemory
 from memnets.memory.ntm_access import NTMAccess
 
 PARTS = {"key": Key, "strength": Strength, "gate": Gate, "shift": Shift, "sharpening": Sharpening}
 SUBSETS = [[name for name, on in zip(PARTS, mask, strict=True) if on] for mask in product([True, False], repeat=5)]
 LEGAL = [parts for parts in SUBSETS if "key" in parts or not {"strength", "gate"} & set(parts)]
 ILLEGAL = [parts for parts in SUBSETS if parts not in LEGAL]
-MEMORIES = [ConstantMemory, LearnedMemory, RandomMemory]
+MEMORIES = [ConstantMemory, LearnedMemory, RandomMemory, SinusoidalMemory]
 BATCH, SLOTS, WORD = 2, 5, 3
 
 
@@ -185,6 +186,19 @@ class TestInitialMemory:
         assert not first[0].equal(first[1])
         assert not first.equal(second)
         assert memory(2000).std().item() == pytest.approx(2.0, rel=0.05)
+
+    @pytest.mark.parametrize("word_size", [1, 2, 5, 6])
+    def test_a_slot_begins_as_cosines_and_then_sines_of_its_place(self, word_size):
+        num_cosines = word_size - word_size // 2
+        angles = [[math.pi * (k + 1) * slot / SLOTS for k in range(num_cosines)] for slot in range(SLOTS)]
+        expected = [[*map(math.cos, row), *map(math.sin, row[: word_size // 2])] for row in angles]
+        assert_close(SinusoidalMemory(SLOTS, word_size)(BATCH), torch.tensor([expected] * BATCH))
+
+    def test_a_sinusoidal_slot_is_the_more_like_another_the_nearer_it_is(self):
+        content = SinusoidalMemory(128, 20)(1)[0]
+        likeness = torch.nn.functional.cosine_similarity(content[64], content, dim=-1)
+        assert (likeness[64:70].diff() < 0).all()
+        assert (likeness[60:65].diff() > 0).all()
 
     @pytest.mark.parametrize("memory", [partial(each, SLOTS, WORD) for each in MEMORIES])
     def test_dtype_follows_the_module(self, memory):

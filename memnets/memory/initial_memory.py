@@ -31,6 +31,25 @@ class LearnedMemory(nn.Module):
         return self.content.expand(batch_size, -1, -1)
 
 
+class SinusoidalMemory(nn.Module):
+    """Learned content that begins as a code of the slot's place, in which neighbours are alike.
+
+    Slot i of n begins with cos(πki/n) for k = 1, 2, ... up to half the word, rounded up, and then sin(πki/n), in the
+    manner of the position encodings of Vaswani et al. 2017 (arXiv:1706.03762, section 3.5). A key can name a place and
+    what is near it: to turn a number into a place, a controller learns one smooth function in place of one per slot.
+    """
+
+    def __init__(self, memory_size: int, word_size: int) -> None:
+        super().__init__()
+        place = torch.arange(memory_size)[:, None] / memory_size
+        angle = torch.pi * place * torch.arange(1, (word_size + 1) // 2 + 1)
+        self.content = nn.Parameter(torch.cat([angle.cos(), angle.sin()], dim=1)[:, :word_size].contiguous())
+
+    def forward(self, batch_size: int) -> Float[Tensor, "batch slots word"]:
+        """Return the learned memory for every sequence."""
+        return self.content.expand(batch_size, -1, -1)
+
+
 class RandomMemory(nn.Module):
     """Drawn anew for every sequence from a normal distribution of standard deviation `std`."""
 
