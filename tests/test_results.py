@@ -235,6 +235,21 @@ class TestMarkdown:
             "cpu (A, B)\n<!-- end table -->\n"
         )
 
+    def test_by_split_gives_each_split_a_row_in_the_order_of_its_number(self, tmp_path):
+        write_records(tmp_path / "t.csv", [line("x", f"qa{n}/error", mean=n / 100, std=0.01) for n in (10, 9)])
+        (tmp_path / "a.md").write_text("<!-- table: t by split -->\n<!-- end table -->\n")
+        assert updated(tmp_path / "a.md", tmp_path).splitlines()[1:] == [
+            "| error in %, split | x: mean ± std | by training loss | published |",
+            "|---|---:|---:|---:|",
+            "| qa9 | 9.0 ± 1.0 |  |  |",
+            "| qa10 | 10.0 ± 1.0 |  |  |",
+            "| mean | 9.5 |  |  |",
+            "| above 5 % | 2 |  |  |",
+            "",
+            "- x: `python scripts/train.py -m x` at abcdef0, 2025-01-02, cpu (A, B)",
+            "<!-- end table -->",
+        ]
+
     def test_a_name_without_settings_takes_every_experiment_that_begins_with_it(self, tmp_path):
         write_records(tmp_path / "t.csv", [line(name, "test/x") for name in ("reader size=1", "reader", "readers")])
         (tmp_path / "a.md").write_text("<!-- table: t reader by metric -->\n<!-- end table -->\n")

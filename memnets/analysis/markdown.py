@@ -7,7 +7,8 @@
 ```
 
 A second word, `<!-- table: kernels ntm_step -->`, takes the lines of one case or experiment; `by`, as in
-`<!-- table: memn2n_babi by task.number -->`, gives each value of a setting a row, and `by metric` each experiment one.
+`<!-- table: memn2n_babi by task.number -->`, gives each value of a setting a row, `by split` each split, and `by metric`
+each experiment.
 An experiment's name without its settings takes all lines that begin with it.
 """
 
@@ -24,7 +25,7 @@ from memnets.analysis.encoding_speeds import ENCODING_SPEEDS, EncodingRecord, re
 from memnets.analysis.kernels import KERNELS, KernelRecord, render_kernels
 from memnets.analysis.measured import read_measured
 from memnets.analysis.memories import memory_tables, render_memories
-from memnets.analysis.pivot import by_metric, pivot
+from memnets.analysis.pivot import by_metric, in_split, pivot
 from memnets.analysis.records import Record, read_records, tables
 from memnets.analysis.retrieval_speeds import SPEEDS, SpeedRecord, render_speeds
 from memnets.analysis.retrievals import RETRIEVALS, RetrievalRecord, render_retrievals
@@ -115,6 +116,8 @@ def _rendered(name: str, path: Path, only: str | None, key: str | None) -> str:
         return render(records) if records else ""
     if key == "metric":
         return "\n".join([by_metric(records), "", *_origins(records)]) if records else ""
+    if key == "split":
+        records = [in_split(record) for record in records]
     told = [record for record in records if any(word.startswith(f"{key}=") for word in record.experiment.split())]
     return "\n".join([pivot(told, key), "", *_origins(told, key)]) if told else ""
 

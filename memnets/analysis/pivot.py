@@ -4,12 +4,15 @@
 
 | task.number | memn2n_babi: mean ± std | by training loss | published |
 
+`by split` takes the splits that metrics are of, as the test sets of bAbI's tasks, for such a setting.
 `<!-- table: people_qa by metric -->` becomes one table with a row per experiment and a column per metric.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from string import digits
 from typing import NamedTuple
 
 from memnets.analysis.records import Record
@@ -41,6 +44,12 @@ def pivot(records: Sequence[Record], key: str) -> str:
         if columns:
             tables.append(_table(metric, columns, key))
     return "\n\n".join(tables)
+
+
+def in_split(record: Record) -> Record:
+    """Return the record with its metric's split as a setting of its experiment."""
+    split, _, metric = record.metric.partition("/")
+    return replace(record, experiment=f"{record.experiment} split={split}", metric=metric) if metric else record
 
 
 def by_metric(records: Sequence[Record]) -> str:
@@ -107,9 +116,10 @@ def _number(value: float | None, factor: float) -> str:
     return "" if value is None else plain(round(factor * value, 2))
 
 
-def _order(row: str) -> tuple[float, str]:
-    """Numbers by size, then words."""
+def _order(row: str) -> tuple[float, str, float]:
+    """Numbers by size, then words; those that end in a number by that."""
     try:
-        return float(row), ""
+        return float(row), "", 0.0
     except ValueError:
-        return float("inf"), row
+        word = row.rstrip(digits)
+        return float("inf"), word, float(row[len(word) :] or -1)
