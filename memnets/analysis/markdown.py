@@ -7,9 +7,8 @@
 ```
 
 A second word, `<!-- table: kernels ntm_step -->`, takes the lines of one case or experiment; `by`, as in
-`<!-- table: memn2n_babi by task.number -->`, gives each value of a setting a row, `by split` each split, and `by metric`
-each experiment.
-An experiment's name without its settings takes all lines that begin with it.
+`<!-- table: memn2n_babi by task.number -->`, gives each value of a setting a row, `by split` each split of a metric,
+and `by metric` each experiment. An experiment's name without its settings takes all lines that begin with it.
 """
 
 from __future__ import annotations
