@@ -43,6 +43,7 @@ def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MEMNETS_DATA", raising=False)
     for number in range(1, 21):
         write_babi(tmp_path, number)
+        write_babi(tmp_path, number, folder="en-10k")
     return write_squad(write_wn18rr(write_family(write_text(write_omniglot(tmp_path)))))
 
 
