@@ -33,7 +33,7 @@ class TestReproduce:
             words = shlex.split(line)[3:]
             plan(grid_points(compose(without_sweeps(words)), words))
             assert {"seed=0", "trainer.max_steps=300", "trainer.num_replicas=1"} < set(words)
-            assert ("task.number=1,2,3" in words) == ("task.number" in compose([words[0]]).grid)
+            assert ("task.number=1,2,4" in words) == ("task.number" in compose([words[0]]).grid)
 
     def test_changes_reach_every_sweep(self, capsys):
         change = "task/encoder=minilm task.num_people=200"
