@@ -125,7 +125,7 @@ class TestAccess:
 
 class TestDNC:
     @every_ablation
-    @pytest.mark.parametrize(("controller", "memory"), list(zip(CONTROLLERS, [*MEMORIES, LearnedMemory], strict=True)))
+    @pytest.mark.parametrize(("controller", "memory"), list(zip(CONTROLLERS, MEMORIES, strict=True)))
     def test_every_ablation_trains_every_parameter(self, parts, controller, memory):
         check_gradients(tiny_dnc(parts, controller, memory), inputs_of("vectors", time=4))
 
