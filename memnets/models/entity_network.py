@@ -38,9 +38,8 @@ class DynamicMemory(nn.Module):
         self,
         memory: Float[Tensor, "batch slots word"],
         sentence: Float[Tensor, "batch word"],
-        told: Bool[Tensor, " batch"],
     ) -> Float[Tensor, "batch slots word"]:
-        """Memory after a sentence; rows that are told none keep theirs.
+        """Memory after a sentence.
 
         h_j' = (h_j + g_j c_j) / |h_j + g_j c_j| (equations 4 and 5), with the gate g_j = σ(sᵀ h_j + sᵀ w_j)
         (equation 2) and the candidate c_j = φ(U h_j + V w_j + W s) (equation 3).
@@ -48,8 +47,7 @@ class DynamicMemory(nn.Module):
         gate = torch.sigmoid(torch.einsum("bw,bnw->bn", sentence, memory + self.keys))
         about_cells = memory @ self.from_memory.T + self.keys @ self.from_key.T
         candidate = self.activation(about_cells + (sentence @ self.from_sentence.T)[:, None])
-        updated = unit_length(memory + gate[:, :, None] * candidate)
-        return torch.where(told[:, None, None], updated, memory)
+        return unit_length(memory + gate[:, :, None] * candidate)
 
     def activation(self, units: Float[Tensor, "*shape word"]) -> Float[Tensor, "*shape word"]:
         """φ, a PReLU: a unit below 0 is multiplied by its slope. Slopes begin at 1, so φ begins as the identity."""
@@ -107,11 +105,33 @@ class EntityNetwork(SequenceModel):
         return self.memory
 
     def _tell(self, story: Int[Tensor, "batch sentences words"], memory: Tensor) -> Float[Tensor, "batch slots word"]:
-        """Memory after all sentences, in order."""
-        sentences = _encode(self.words(story), self.story_mask)
-        for sentence, told in zip(sentences.unbind(1), is_told(story).unbind(1), strict=True):
-            memory = self.memory(memory, sentence, told)
+        """Memory after all sentences, in order: each step is for the stories alone that go on.
+
+        Longest stories first, so that those are the first rows, and a story that ends leaves its memory behind.
+        """
+        told = is_told(story)
+        if torch._C._are_functorch_transforms_active():
+            return self._tell_all(story, told, memory)
+        lengths = told.sum(1)
+        longest_first = lengths.argsort(descending=True)
+        sentences = self._encode_story(_without_gaps(story, told)[longest_first, : int(lengths.amax())])
+        memory, ended = memory[longest_first], []
+        for place, sentence in enumerate(sentences.unbind(1)):
+            going_on = int((lengths > place).sum())
+            ended.append(memory[going_on:])
+            memory = self.memory(memory[:going_on], sentence[:going_on])
+        return torch.cat([memory, *reversed(ended)])[longest_first.argsort()]
+
+    def _tell_all(
+        self, story: Int[Tensor, "batch sentences words"], told: Bool[Tensor, "batch sentences"], memory: Tensor
+    ) -> Float[Tensor, "batch slots word"]:
+        """The same where shapes can't follow the data, as in vmap: each step is for all, and some keep their memory."""
+        for sentence, is_new in zip(self._encode_story(story).unbind(1), told.unbind(1), strict=True):
+            memory = torch.where(is_new[:, None, None], self.memory(memory, sentence), memory)
         return memory
+
+    def _encode_story(self, story: Int[Tensor, "batch sentences words"]) -> Float[Tensor, "batch sentences word"]:
+        return _encode(self.words(story), self.story_mask)
 
     def _ask(self, query: Int[Tensor, "batch words"], memory: Tensor) -> Float[Tensor, "batch output"]:
         """y = R φ(q + H u), with u = Σ_j p_j h_j and p_j = Softmax(qᵀ h_j) (equation 6)."""
@@ -124,6 +144,14 @@ def unit_length(vectors: Float[Tensor, "*shape word"]) -> Float[Tensor, "*shape 
     """h / |h| (equation 5); vectors shorter than `SHORTEST` stay as they are, and so do their gradients."""
     squared = vectors.square().sum(-1, keepdim=True)
     return vectors * torch.rsqrt(torch.where(squared > SHORTEST**2, squared, 1.0))
+
+
+def _without_gaps(
+    story: Int[Tensor, "batch sentences words"], told: Bool[Tensor, "batch sentences"]
+) -> Int[Tensor, "batch sentences words"]:
+    """Each story's sentences in their order, and empty slots after the last."""
+    order = (~told).long().argsort(dim=1, stable=True)
+    return story.gather(1, order[:, :, None].expand_as(story))
 
 
 def _encode(
