@@ -22,6 +22,7 @@ from memnets.kernels.triton.launch import Launch, interpreting, recorded
 from memnets.ops.backend import use_backend
 from memnets.ops.cases import Case, cases
 from memnets.ops.draw import Sizes
+from memnets.ops.memory_hops import HopScheme, HopWeights, memory_hops
 from memnets.ops.ntm_sequence import HeadScheme, NTMSequenceState, ntm_sequence
 from memnets.ops.sequence import SequenceWeights
 
@@ -86,15 +87,55 @@ class SequenceCase(NamedTuple):
         }
 
 
-SEQUENCE = "ntm_sequence"
-SEQUENCES = {
-    "paper": [
-        SequenceCase(f"{SEQUENCE}-lstm-paper", True, 128, 20, 1),
-        SequenceCase(f"{SEQUENCE}-tanh-paper", False, 128, 20, 1),
-    ],
-    "large": [SequenceCase(f"{SEQUENCE}-lstm-large", True, 256, 32, 4)],
+class HopsCase(NamedTuple):
+    """A call of the kernel of hops, for a Memory Network of these sizes."""
+
+    name: str
+    adjacent: bool
+    sentences: int
+    embedding: int
+    words: int = 7
+    ids: int = 200
+
+    def function(
+        self, story: Tensor, question: Tensor, words: Tensor, age_vectors: Tensor, update: Tensor | None
+    ) -> Tensor:
+        """The last query."""
+        scheme = HopScheme(3, self.adjacent, "centred", attend_empty=True, most_words=self.words)
+        ages = torch.ones(story.shape[:2], dtype=torch.int64)
+        return memory_hops(story, question, HopWeights(words, age_vectors, update), scheme, ages)
+
+    def arguments(self, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+        """Ones by name."""
+        tables, story_tables = (4, 4) if self.adjacent else (3, 2)
+        size = self.embedding
+        return {
+            "story": torch.ones(2, self.sentences, self.words, dtype=torch.int64),
+            "question": torch.ones(2, self.words, dtype=torch.int64),
+            "words": torch.ones(tables, self.ids, size, dtype=dtype),
+            "age_vectors": torch.ones(story_tables, self.sentences, size, dtype=dtype),
+            "update": None if self.adjacent else torch.ones(size, size, dtype=dtype),
+        }
+
+
+SEQUENCE, HOPS = "ntm_sequence", "memory_hops"
+OTHERS: dict[str, dict[str, list[SequenceCase | HopsCase]]] = {
+    SEQUENCE: {
+        "paper": [
+            SequenceCase(f"{SEQUENCE}-lstm-paper", True, 128, 20, 1),
+            SequenceCase(f"{SEQUENCE}-tanh-paper", False, 128, 20, 1),
+        ],
+        "large": [SequenceCase(f"{SEQUENCE}-lstm-large", True, 256, 32, 4)],
+    },
+    HOPS: {
+        "paper": [
+            HopsCase(f"{HOPS}-adjacent-paper", True, 50, 20),
+            HopsCase(f"{HOPS}-layerwise-paper", False, 50, 20),
+        ],
+        "large": [HopsCase(f"{HOPS}-layerwise-large", False, 1000, 64)],
+    },
 }
-"""The NTM paper's controllers with its memory, and with one of the largest that the sequence kernel serves."""
+"""The papers' controllers, memories and hops, and one of the largest that these kernels serve: they have no `cases`."""
 
 
 class Usage(NamedTuple):
@@ -114,8 +155,13 @@ class Row(NamedTuple):
     usage: Usage
 
 
+def compiled_names() -> list[str]:
+    """Return all that `report` can compile."""
+    return [*kernel_names(), *OTHERS]
+
+
 def kernel_names() -> list[str]:
-    """Return the ops that have a Triton kernel: the custom ops its modules make known to torch."""
+    """Return the ops of `cases` that have a Triton kernel: the custom ops its modules make known to torch."""
     for path in sorted(Path(kernels.__path__[0]).glob("*.py")):
         importlib.import_module(f"{kernels.__name__}.{path.stem}")
     known = {name.split("::")[1].split(".")[0] for name in torch._C._dispatch_get_all_op_names() if "memnets::" in name}
@@ -123,7 +169,7 @@ def kernel_names() -> list[str]:
 
 
 def report(ops: Iterable[str], targets: Iterable[str], sizes: Iterable[str] = tuple(SIZES)) -> Iterator[Row]:
-    """Compile every kernel that the ops launch, forward and backward; the sequence kernel's is `ntm_sequence`.
+    """Compile every kernel that the ops launch, forward and backward.
 
     Raises:
         RuntimeError: kernels were imported for the interpreter, which has nothing to compile.
@@ -137,13 +183,13 @@ def report(ops: Iterable[str], targets: Iterable[str], sizes: Iterable[str] = tu
                 yield Row(case.name, made.kernel.fn.__name__, target, compiled(made, TARGETS[target]))
 
 
-def _cases(op: str, sizes: Iterable[str]) -> Iterable[Case | SequenceCase]:
-    if op == SEQUENCE:
-        return [case for name in sizes for case in SEQUENCES[name]]
+def _cases(op: str, sizes: Iterable[str]) -> Iterable[Case | SequenceCase | HopsCase]:
+    if op in OTHERS:
+        return [case for name in sizes for case in OTHERS[op][name]]
     return cases(op, {name: SIZES[name] for name in sizes})
 
 
-def launches(case: Case | SequenceCase, dtype: torch.dtype = torch.float32) -> list[Launch]:
+def launches(case: Case | SequenceCase | HopsCase, dtype: torch.dtype = torch.float32) -> list[Launch]:
     """Return what a case launches, without running it."""
     arguments = case.arguments(dtype)
     for value in arguments.values():

@@ -72,25 +72,31 @@ def choose(op: str, obstacles: Mapping[str, Obstacle]) -> Backend:
     """
     if _current == "reference":
         return _current
-    for name in KERNELS if _current == "auto" else (_current,):
-        missing = f"{op} has no kernel for it"
-        reason = obstacles[name]() if name in obstacles else missing
-        if reason is None:
-            return name
-        if _current != "auto":
+    if _current != "auto":
+        reason = obstacles[_current]() if _current in obstacles else f"{op} has no kernel for it"
+        if reason is not None:
             raise BackendError(
-                f"backend {name!r} can't run {op}: {reason}; backend 'auto' takes what can (runtime.backend=auto)"
+                f"backend {_current!r} can't run {op}: {reason}; backend 'auto' takes what can (runtime.backend=auto)"
             )
-        if reason != missing and not torch.compiler.is_compiling():
-            _log_once(f"{op} runs its reference: {reason}")
+        return _current
+    reasons = []
+    for name in KERNELS:
+        if name in obstacles:
+            reason = obstacles[name]()
+            if reason is None:
+                return name
+            if reason not in reasons:
+                reasons.append(reason)
+    if reasons and not torch.compiler.is_compiling():
+        _log_once(f"{op} runs its reference: {'; '.join(reasons)}")
     return "reference"
 
 
-def triton_obstacle(*tensors: Tensor | None, mixed: bool = False) -> str | None:
+def triton_obstacle(*tensors: Tensor | None, mixed: bool = False, vmap: bool = False) -> str | None:
     """Return why Triton kernels can't serve these tensors, None if they can.
 
     They run on one GPU; in Triton's interpreter (TRITON_INTERPRET=1) on the CPU too, if asked for by name. They take
-    one floating dtype, unless `mixed`.
+    one floating dtype, unless `mixed`, and no transform of torch.func, unless it is `vmap`.
     """
     given = [tensor for tensor in tensors if tensor is not None]
     if _current == "auto" and given[0].is_cpu:
@@ -104,7 +110,7 @@ def triton_obstacle(*tensors: Tensor | None, mixed: bool = False) -> str | None:
         return "tensors are of several floating dtypes"
     if given[0].numel() == 0:
         return "there is nothing to run: the batch or the memory is empty"
-    return _triton_missing(on_cpu=bool(elsewhere)) or transform_obstacle()
+    return _triton_missing(on_cpu=bool(elsewhere)) or transform_obstacle(vmap)
 
 
 def _triton_missing(on_cpu: bool) -> str | None:
@@ -121,11 +127,16 @@ def _triton_missing(on_cpu: bool) -> str | None:
     return None
 
 
-def transform_obstacle() -> str | None:
-    """Return why no kernel can serve where a transform of torch.func holds, None where none does."""
-    if torch._C._are_functorch_transforms_active():
+def transform_obstacle(vmap: bool = False) -> str | None:
+    """Return why no kernel can serve where torch.func transforms; None where it doesn't, or is `vmap` and served."""
+    if not torch._C._are_functorch_transforms_active():
+        return None
+    if not vmap:
         return "torch.func transforms can't look into it"
-    return None
+    levels = torch._C._functorch.get_interpreter_stack() or []
+    if all(level.key() == torch._C._functorch.TransformType.Vmap for level in levels):
+        return None
+    return "of torch.func's transforms, it can be seen through by vmap alone"
 
 
 _built: dict[str, str | None] = {}

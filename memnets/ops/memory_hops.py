@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from memnets.kernels.cpu import memory_hops as cpu
+from memnets.kernels.replicas import over_replicas
 from memnets.ops import backend
 from memnets.ops.content_address import content_address_reference
 from memnets.ops.erase_add import read
@@ -97,23 +98,32 @@ def run_kernel(
     """Return the same from a kernel; None if none serves, for callers with hops of their own to fall back on."""
     _check(weights, scheme, ages)
     given = (story, ages, question, *weights, linear)
-    if backend.choose("memory_hops", {"cpu": lambda: _cpu_obstacle(given)}) == "reference":
+    obstacles = {
+        "triton": lambda: backend.triton_obstacle(*given, mixed=True, vmap=True) or _too_wide(weights.update),
+        "cpu": lambda: _cpu_obstacle(given),
+    }
+    chosen = backend.choose("memory_hops", obstacles)
+    if chosen == "reference":
         return None
-    return in_one_precision(lambda *call: (cpu.run(*call),), given, tuple(scheme))[0]
+    run = cpu.run
+    if chosen == "triton":
+        from memnets.kernels.triton import memory_hops as kernel
+
+        run = kernel.run
+    return in_one_precision(lambda *call: (over_replicas(run, *call),), given, tuple(scheme))[0]
 
 
 def _cpu_obstacle(given: tuple[Tensor | None, ...]) -> str | None:
     """Return why the C++ kernel can't serve: as for sequences, but it does serve vmap."""
-    if reason := place_obstacle(given):
-        return reason
-    if torch._C._are_functorch_transforms_active() and not _only_vmap():
-        return "of torch.func's transforms, it can be seen through by vmap alone"
-    return backend.build_obstacle("memory_hops", cpu.register)
+    return (
+        place_obstacle(given)
+        or backend.transform_obstacle(vmap=True)
+        or backend.build_obstacle("memory_hops", cpu.register)
+    )
 
 
-def _only_vmap() -> bool:
-    levels = torch._C._functorch.get_interpreter_stack() or []
-    return all(level.key() == torch._C._functorch.TransformType.Vmap for level in levels)
+def _too_wide(update: Tensor | None) -> str | None:
+    return None if update is None or len(update) <= 64 else f"H is more than 64 wide: {len(update)}"
 
 
 def _check(weights: HopWeights, scheme: HopScheme, ages: Tensor | None) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import _add_batch_dim, _unwrap_batched
-from torch._functorch.pyfunctorch import VmapInterpreter, retrieve_current_functorch_interpreter
+
+from memnets.kernels.replicas import Given, in_front
 
 Three = tuple[Tensor, Tensor, Tensor]
 NUM_TENSORS = 7
@@ -17,18 +17,13 @@ WEIGHTS = (3, 4, 5)
 """Those of them that have gradients."""
 
 
-def run(given: tuple[Tensor | None, ...], scheme: tuple[Any, ...], replicas: bool = False) -> Tensor:
-    """Return the last query `[batch embedding]`, behind an axis of `replicas` if there is one.
+def run(given: Given, scheme: tuple[Any, ...]) -> Tensor:
+    """Return the last query `[replicas batch embedding]`.
 
     Args:
-        given: the op's tensors.
+        given: the op's tensors, with an axis of replicas.
         scheme: what follows them, all but keep.
-        replicas: whether they have that axis.
     """
-    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
-        return _run_under_vmap(given, scheme, replicas)
-    if not replicas:
-        return run(tuple(None if tensor is None else tensor[None] for tensor in given), scheme, True)[0]
     keep = _learns(given)
     if keep and not torch.compiler.is_compiling():
         found: Three = _MemoryHops.apply(scheme, *given)
@@ -39,24 +34,6 @@ def run(given: tuple[Tensor | None, ...], scheme: tuple[Any, ...], replicas: boo
 
 def _learns(given: Sequence[Tensor | None]) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
-
-
-def _run_under_vmap(given: tuple[Tensor | None, ...], scheme: tuple[Any, ...], replicas: bool) -> Tensor:
-    """What torch does with the op's rule for vmap, with fewer calls of Python."""
-    vmapped = retrieve_current_functorch_interpreter()
-    assert isinstance(vmapped, VmapInterpreter)
-    level, size = vmapped.level(), vmapped.batch_size()
-    with vmapped.lower():
-        pairs = (None if tensor is None else _unwrap_batched(tensor, level) for tensor in given)
-        whole = tuple(None if pair is None else _in_front(*pair, size, replicas) for pair in pairs)
-        query = run(whole, scheme, True)
-        return _add_batch_dim(query.unflatten(0, (size, -1)) if replicas else query, 0, level)
-
-
-def _in_front(tensor: Tensor, dim: int | None, size: int, replicas: bool) -> Tensor:
-    """Move the axis that vmap goes over to the front, and into that of the replicas if there is one."""
-    moved = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-    return moved.flatten(0, 1) if replicas else moved
 
 
 def register() -> None:
@@ -71,7 +48,7 @@ def register() -> None:
 def _over_replicas(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Three, tuple[int, int, int]]:
     """The axis that vmap goes over becomes one of replicas, beside the one there is."""
     size, tensors = info.batch_size, zip(arguments[:NUM_TENSORS], in_dims[:NUM_TENSORS], strict=True)
-    given = [None if tensor is None else _in_front(tensor, dim, size, True) for tensor, dim in tensors]
+    given = [None if tensor is None else in_front(tensor, dim, size, True) for tensor, dim in tensors]
     keep = arguments[-1] or _learns(given)  # outside of vmap, where tensors tell whether they require a gradient
     found = torch.ops.memnets.memory_hops_forward(*given, *arguments[NUM_TENSORS:-1], keep)
     query, queries, weights = (tensor.unflatten(0, (size, -1)) for tensor in found)

@@ -1,0 +1,141 @@
+"""The Triton kernel of `memory_hops` against its reference, in the interpreter where there is no GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_problems import wrong
+from test_memory_hops import (
+    DOUBLE,
+    SCHEMES,
+    SHAPES,
+    Shape,
+    check_replicas,
+    linears,
+    memory_hops_reference,
+    problem,
+    replicas,
+    results,
+    ties,
+)
+from torch.testing import assert_close
+
+from memnets.kernels.triton import launch
+from memnets.ops.backend import BackendError, use_backend
+from memnets.ops.memory_hops import HopScheme, memory_hops
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FEW = ["odd", "one_of_all", "one_sentence", "nothing_told", "little_told", "beyond_vectors", "strided"]
+
+
+def on_device(given):
+    """The problem there, of leaves."""
+    moved = given.map(lambda weight: weight.detach().to(DEVICE).requires_grad_() if DEVICE == "cuda" else weight)
+    tensors = {name: getattr(given, name) for name in ("story", "question", "ages", "linear")}
+    return moved._replace(**{name: None if t is None else t.to(DEVICE) for name, t in tensors.items()})
+
+
+def kernel(*given):
+    """The op, refusing to fall back."""
+    with use_backend("triton"):
+        return memory_hops(*given)
+
+
+def compared(given):
+    given = on_device(given)
+    assert_close(results(kernel, given), results(memory_hops_reference, given), **DOUBLE)
+
+
+@pytest.mark.usefixtures("poisoned")
+class TestAgainstReference:
+    @pytest.mark.parametrize("name", FEW)
+    @ties
+    def test_float64(self, name, adjacent):
+        compared(problem(SHAPES[name], HopScheme(3, adjacent), scale=0.3))
+
+    @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+    @linears
+    def test_float64_of_every_scheme(self, scheme, linear):
+        compared(problem(scheme=scheme, linear=linear))
+
+    @ties
+    def test_without_time_and_update(self, adjacent):
+        compared(problem(scheme=HopScheme(3, adjacent), time=False, update=False))
+
+    @ties
+    @linears
+    def test_float64_in_many_blocks(self, adjacent, linear, monkeypatch):
+        monkeypatch.setattr(launch, "TILE", 1)
+        compared(problem(Shape(sentences=11), HopScheme(3, adjacent), linear))
+
+    @pytest.mark.parametrize("empty", [False, True])
+    def test_float32_errs_no_more_than_the_reference(self, empty):
+        assert wrong(*in_float32(HopScheme(3, attend_empty=empty))) == {}
+
+    def test_a_wrong_row_is_caught(self):
+        actual, reference, exact = in_float32(HopScheme(3), seeds=3)
+        for i in range(len(exact[0])):
+            planted = [[part.clone() for part in parts] for parts in actual]
+            for parts in planted:
+                parts[i][-1] += 1e-4 * parts[i].abs().max()
+            assert list(wrong(planted, reference, exact)) == [i]
+
+    def test_repeats_bit_for_bit(self):
+        given = on_device(problem(dtype=torch.float32))
+        one, two = (results(kernel, given) for _ in range(2))
+        assert all(a.equal(b) for a, b in zip(one, two, strict=True))
+
+    def test_low_precision_is_computed_in_float32(self):
+        given = on_device(problem(dtype=torch.bfloat16))
+        wide = given.map(lambda tensor: tensor.detach().float().requires_grad_())
+        for got, want in zip(results(kernel, given), results(kernel, wide), strict=True):
+            assert got.dtype == torch.bfloat16
+            assert_close(got.double(), want.double(), rtol=0.01, atol=0.01 * want.abs().max().item())
+
+
+def in_float32(scheme, seeds=5):
+    """Per seed: results of the kernel, of the reference, and of the reference in float64 on the same numbers."""
+    found = []
+    for seed in range(seeds):
+        narrow = on_device(problem(scheme=scheme, dtype=torch.float32, scale=0.3, seed=seed))
+        wide = narrow.map(lambda tensor: tensor.detach().double().requires_grad_())
+        functions = (kernel, narrow), (memory_hops_reference, narrow), (memory_hops_reference, wide)
+        found.append([results(function, given) for function, given in functions])
+    return list(zip(*found, strict=True))
+
+
+class TestOp:
+    @ties
+    def test_vmap_is_a_loop_over_replicas(self, adjacent):
+        check_replicas(kernel, [on_device(each) for each in replicas(adjacent)])
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    @ties
+    def test_torch_knows_it(self, batch, adjacent):
+        shape = (batch, 6, 4 if adjacent else 2, 5)
+        slots, query = (torch.randn(size, device=DEVICE, requires_grad=True) for size in (shape, (batch, 5)))
+        told = torch.rand(shape[:2], device=DEVICE) < 0.7
+        update = None if adjacent else torch.randn(1, 5, 5, device=DEVICE, requires_grad=True)
+        options = (3, adjacent, True, 0.5, False)
+        forward = torch.ops.memnets.hops_triton.default
+        torch.library.opcheck(forward, (slots, query, told, update, None, *options), test_utils=CHECKS)
+
+    def test_auto_takes_it_on_a_gpu_only(self):
+        given = on_device(problem())
+        with launch.recorded(run=True) as launches:
+            results(memory_hops, given)
+        assert bool(launches) == (DEVICE == "cuda")
+
+    def test_says_what_it_cant_serve(self):
+        given = problem(Shape(embedding=65), HopScheme(3, adjacent=False))
+        with pytest.raises(BackendError, match="H is more than 64 wide: 65"):
+            kernel(*given)
+
+    @pytest.mark.parametrize("name", ["no_sentences", "no_words"])
+    def test_no_words_are_for_the_reference(self, name):
+        with pytest.raises(BackendError, match="there is nothing to run"):
+            kernel(*on_device(problem(SHAPES[name])))
+
+
+CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
+"""Its gradient is that of the last query alone: a check of all results' gradients would ask for those of the others."""
