@@ -59,8 +59,8 @@ class EntityNetwork(SequenceModel):
 
     The state is the memory: a story may be told in parts, and asked about after each. Where the paper's section 2 is
     silent this follows the authors' code: the memory begins as the keys, sentences and questions have a mask each, and
-    cells and answer share φ. The question's mask begins at 1, a bag of words; the sentences' is drawn, which tells words
-    apart by their place from the start. Their biases in the gate and beside U are not in the paper's equations, and
+    cells and answer share φ. The question's mask begins at 1, a bag of words; the sentences' is drawn, which tells
+    words apart by their place from the start. Their biases in the gate and beside U are not in the equations, and
     not here.
 
     Args:
