@@ -222,6 +222,14 @@ class TestMarkdown:
         cases = {line.split(" | ")[0] for line in shown[: shown.index(END)] if line.startswith("| ")}
         assert cases == {"| case", "| ntm_step"}
 
+    def test_several_experiments_are_taken_with_their_settings(self, tmp_path):
+        lines = [line("one seed=1"), line("one_more"), line("two x=3"), line("two x=4")]
+        write_records(tmp_path / "results" / "t.csv", lines)
+        (tmp_path / "a.md").write_text("<!-- table: t one,two -->\n<!-- end table -->\n")
+        text = updated(tmp_path / "a.md", tmp_path / "results")
+        assert all(f"| {name} |" in text for name in ("one seed=1", "two x=3", "two x=4"))
+        assert "one_more" not in text
+
     def test_by_metric_gives_each_experiment_a_row(self, tmp_path):
         names = ("reader model=a|b size=1", "reader model=c size=1")
         lines = [line(name, metric, mean=0.25, std=0.125) for name in names for metric in ("test/x", "test/y")]

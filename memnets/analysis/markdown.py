@@ -6,7 +6,7 @@
 <!-- end table -->
 ```
 
-A second word, `<!-- table: kernels ntm_step -->`, takes the lines of one case or experiment; `by`, as in
+A second word, `<!-- table: kernels ntm_step -->`, takes the lines of one case or of experiments (`a,b`); `by`, as in
 `<!-- table: memn2n_babi by task.number -->`, gives each value of a setting a row, `by split` each split of a metric,
 and `by metric` each experiment. An experiment's name without its settings takes all lines that begin with it.
 """
@@ -103,14 +103,14 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _rendered(name: str, path: Path, only: str | None, key: str | None) -> str:
-    """Return a table in Markdown, of one case or experiment or of all, or by a key; empty if there is none."""
+    """Return a table in Markdown, of one case, of experiments or of all, or by a key; empty if there is none."""
     if name in memory_tables(path.parent):
         return render_memories(path.parent)
     if path.name in MEASURED:
         kind, rendered = MEASURED[path.name]
         lines = [line for line in read_measured(path, kind) if only in (None, line.key[0])]
         return rendered(lines) if lines else ""
-    records = [line for line in read_records(path) if only in (None, line.experiment, line.experiment.split()[0])]
+    records = [line for line in read_records(path) if only is None or _is_of(line.experiment, only)]
     if key is None:
         return render(records) if records else ""
     if key == "metric":
@@ -119,6 +119,11 @@ def _rendered(name: str, path: Path, only: str | None, key: str | None) -> str:
         records = [in_split(record) for record in records]
     told = [record for record in records if any(word.startswith(f"{key}=") for word in record.experiment.split())]
     return "\n".join([pivot(told, key), "", *_origins(told, key)]) if told else ""
+
+
+def _is_of(experiment: str, only: str) -> bool:
+    """Whether an experiment is one of those that a marker takes, with its settings or without."""
+    return only == experiment or experiment.split()[0] in only.split(",")
 
 
 def _cells(record: Record) -> tuple[str, ...]:
