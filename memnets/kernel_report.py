@@ -98,12 +98,18 @@ class HopsCase(NamedTuple):
     ids: int = 200
 
     def function(
-        self, story: Tensor, question: Tensor, words: Tensor, age_vectors: Tensor, update: Tensor | None
+        self,
+        story: Tensor,
+        question: Tensor,
+        words: Tensor,
+        age_vectors: Tensor,
+        update: Tensor | None,
+        linear: Tensor | None,
     ) -> Tensor:
         """The last query."""
         scheme = HopScheme(3, self.adjacent, "centred", attend_empty=True, most_words=self.words)
         ages = torch.ones(story.shape[:2], dtype=torch.int64)
-        return memory_hops(story, question, HopWeights(words, age_vectors, update), scheme, ages)
+        return memory_hops(story, question, HopWeights(words, age_vectors, update), scheme, ages, linear)
 
     def arguments(self, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
         """Ones by name."""
@@ -115,6 +121,7 @@ class HopsCase(NamedTuple):
             "words": torch.ones(tables, self.ids, size, dtype=dtype),
             "age_vectors": torch.ones(story_tables, self.sentences, size, dtype=dtype),
             "update": None if self.adjacent else torch.ones(size, size, dtype=dtype),
+            "linear": torch.tensor(False) if self.adjacent else None,
         }
 
 
