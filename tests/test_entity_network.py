@@ -99,11 +99,11 @@ class TestValues:
 
         assert torch.autograd.gradcheck(outputs, [memory, *(value.detach().requires_grad_() for value in values)])
 
-    def test_parameters_start_from_a_normal_distribution_but_for_the_ones(self):
-        model = EntityNetwork(Spec("story", 200, 200, 4, 30))
+    def test_parameters_start_from_a_normal_distribution_and_masks_and_slopes_at_1(self):
+        model = EntityNetwork(Spec("story", 200, 200, 4, 3))
         assert model.memory.keys.shape == (20, 100)
         for name, parameter in model.named_parameters():
-            if name in ("memory.slopes", "query_mask"):
+            if name in ("memory.slopes", "story_mask", "query_mask"):
                 assert (parameter == 1).all(), name
             else:
                 assert abs(parameter.std().item() - 0.1) < 0.01, name

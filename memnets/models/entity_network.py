@@ -59,9 +59,8 @@ class EntityNetwork(SequenceModel):
 
     The state is the memory: a story may be told in parts, and asked about after each. Where the paper's section 2 is
     silent this follows the authors' code: the memory begins as the keys, sentences and questions have a mask each, and
-    cells and answer share φ. The question's mask begins at 1, a bag of words; the sentences' is drawn, which tells
-    words apart by their place from the start. Their biases in the gate and beside U are not in the equations, and
-    not here.
+    cells and answer share φ. Masks begin at 1, a bag of words (in their code the question's alone). Their biases in
+    the gate and beside U are not in the paper's equations, and not here.
 
     Args:
         spec: the task's sizes.
@@ -79,7 +78,7 @@ class EntityNetwork(SequenceModel):
         check_spec(EntityNetwork, spec)
         _check(memory_size, word_size)
         self.words = PaddedEmbedding(spec.input_size, word_size)
-        self.story_mask = normal(spec.sentence_size, word_size)
+        self.story_mask = nn.Parameter(torch.ones(spec.sentence_size, word_size))
         self.query_mask = nn.Parameter(torch.ones(spec.sentence_size, word_size))
         self.memory = DynamicMemory(memory_size, word_size)
         self.from_read = normal(word_size, word_size)
