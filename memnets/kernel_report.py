@@ -104,10 +104,10 @@ class HopsCase(NamedTuple):
         words: Tensor,
         age_vectors: Tensor,
         update: Tensor | None,
-        linear: Tensor | None,
+        linear: Tensor,
     ) -> Tensor:
         """The last query."""
-        scheme = HopScheme(3, self.adjacent, "centred", attend_empty=True, most_words=self.words)
+        scheme = HopScheme(3, self.adjacent, "centred", relu=True, attend_empty=True, most_words=self.words)
         ages = torch.ones(story.shape[:2], dtype=torch.int64)
         return memory_hops(story, question, HopWeights(words, age_vectors, update), scheme, ages, linear)
 
@@ -121,7 +121,7 @@ class HopsCase(NamedTuple):
             "words": torch.ones(tables, self.ids, size, dtype=dtype),
             "age_vectors": torch.ones(story_tables, self.sentences, size, dtype=dtype),
             "update": None if self.adjacent else torch.ones(size, size, dtype=dtype),
-            "linear": torch.tensor(False) if self.adjacent else None,
+            "linear": torch.tensor(False),
         }
 
 

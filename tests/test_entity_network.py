@@ -198,6 +198,11 @@ class TestDegenerate:
         assert logits.isfinite().all()
         assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
+    def test_no_stories_give_no_answers(self):
+        model = model_of()
+        logits, state = model(Story(torch.zeros(0, 4, 3).long(), torch.zeros(0, 3).long()))
+        assert len(logits) == len(state.memory) == 0
+
     @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-7, 1e-3])
     def test_a_memory_of_nothing_gives_finite_outputs_and_gradients(self, scale):
         """No key, no candidate: what is normalised stays near 0 for fifty sentences. In float32, which overflows."""

@@ -85,6 +85,32 @@ class TestAgainstReference:
         one, two = (results(kernel, given) for _ in range(2))
         assert all(a.equal(b) for a, b in zip(one, two, strict=True))
 
+    @ties
+    def test_autocast_changes_nothing(self, adjacent):
+        given = on_device(problem(scheme=HopScheme(3, adjacent), dtype=torch.float32))
+        plain = results(kernel, given)
+        with torch.autocast(DEVICE, torch.bfloat16):
+            assert all(a.equal(b) for a, b in zip(results(kernel, given), plain, strict=True))
+
+    def test_a_word_that_is_not_there_is_not_looked_at(self):
+        """Nor by padding; its age neither by what is not told."""
+        given = problem(Shape(batch=4))
+        given.weights.words.data[:, 0] = torch.nan
+        given.weights.ages.data[:, 0] = torch.nan
+        given = on_device(given._replace(ages=given.ages + (given.ages == 1).long()))
+        given = given._replace(story=given.story * (given.story != 1), question=given.question * (given.question != 1))
+        assert all(each[..., 1:, :].isfinite().all() for each in results(kernel, given)[1:])
+        assert kernel(*given).isfinite().all()
+
+    def test_words_and_ages_that_are_none(self):
+        given = problem()
+        for name, wrong_id in (("story", -1), ("question", 10), ("ages", -1)):
+            ids = getattr(given, name).clone()
+            ids.view(-1)[0] = wrong_id
+            if DEVICE == "cpu":  # on a GPU the process could not go on
+                with pytest.raises(RuntimeError, match=r"ids from 0 to 9|ages no less than 0"):
+                    kernel(*given._replace(**{name: ids}))
+
     def test_low_precision_is_computed_in_float32(self):
         given = on_device(problem(dtype=torch.bfloat16))
         wide = given.map(lambda tensor: tensor.detach().float().requires_grad_())
@@ -119,6 +145,10 @@ class TestOp:
         options = (3, adjacent, True, 0.5, False)
         forward = torch.ops.memnets.hops_triton.default
         torch.library.opcheck(forward, (slots, query, told, update, None, *options), test_utils=CHECKS)
+        found = forward(slots.detach(), query.detach(), told, None if adjacent else update.detach(), None, *options)
+        given = (torch.ones_like(query), slots.detach(), told, None if adjacent else update.detach(), None, *found)
+        backward = torch.ops.memnets.hops_triton_backward.default
+        torch.library.opcheck(backward, (*given, *options[1:4]))
 
     def test_auto_takes_it_on_a_gpu_only(self):
         given = on_device(problem())

@@ -114,12 +114,13 @@ class EntityNetwork(SequenceModel):
             return self._tell_all(story, told, memory)
         lengths = told.sum(1)
         longest_first = lengths.argsort(descending=True)
-        sentences = self._encode_story(_without_gaps(story, told)[longest_first, : int(lengths.amax())])
+        places = torch.arange(story.shape[1], device=story.device)
+        going_on = [rows for rows in (lengths[:, None] > places).sum(0).tolist() if rows]
+        sentences = self._encode_story(_without_gaps(story, told)[longest_first, : len(going_on)])
         memory, ended = memory[longest_first], []
-        for place, sentence in enumerate(sentences.unbind(1)):
-            going_on = int((lengths > place).sum())
-            ended.append(memory[going_on:])
-            memory = self.memory(memory[:going_on], sentence[:going_on])
+        for sentence, rows in zip(sentences.unbind(1), going_on, strict=True):
+            ended.append(memory[rows:])
+            memory = self.memory(memory[:rows], sentence[:rows])
         return torch.cat([memory, *reversed(ended)])[longest_first.argsort()]
 
     def _tell_all(

@@ -65,7 +65,8 @@ Obstacle = Callable[[], str | None]
 def choose(op: str, obstacles: Mapping[str, Obstacle]) -> Backend:
     """Return the backend that serves a call of `op`: never `auto`.
 
-    A kernel that isn't among `obstacles` doesn't exist. What kept `auto` from a kernel is logged once per reason.
+    A kernel that isn't among `obstacles` doesn't exist. Why `auto` takes the reference is logged, once per
+    op and reasons.
 
     Raises:
         BackendError: the backend asked for by name can't serve the call.

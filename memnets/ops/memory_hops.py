@@ -76,7 +76,7 @@ def memory_hops(
     beyond the oldest that has a vector share its; age 0 has none. With nothing told, all weights are 0.
     `scheme.attend_empty` counts empty slots in the softmax, without reading anything of them.
 
-    Under `torch.func.vmap` a kernel runs all replicas at once.
+    Under `torch.func.vmap` a kernel runs all replicas at once; Triton's does so where torch.compile doesn't look on.
 
     Raises:
         BackendError: the backend asked for by name can't serve the call.

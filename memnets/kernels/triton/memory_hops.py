@@ -37,8 +37,13 @@ def run(given: Given, scheme: tuple[Any, ...]) -> Tensor:
     assert words is not None
     hops, adjacent, position, relu, scale, attend_empty, most_words = scheme
     read, asking = (words, words[:, :1]) if adjacent else (words[:, :2], words[:, 2:])
+    for ids in (story, question):
+        torch._assert_async(
+            ((ids >= 0) & (ids <= words.shape[2])).all(), f"words must be ids from 0 to {words.shape[2]}"
+        )
     slots = _embed(rearrange(story, "r b s j -> r (b s) j"), read, position, most_words)
     if ages is not None and age_vectors is not None:
+        torch._assert_async((ages >= 0).all(), "memory_hops takes ages no less than 0")
         age = ages.clamp(max=age_vectors.shape[2])
         slots = slots + _embed(rearrange(age, "r b s -> r (b s) 1"), age_vectors, "none", 0)
     slots = rearrange(slots, "r (b s) t e -> (r b) s t e", s=story.shape[2])
@@ -59,7 +64,7 @@ def _embed(ids: Tensor, tables: Tensor, position: str, most_words: int) -> Tenso
     values = rearrange(tables, "r t i e -> (r i) (t e)")
     first = num_ids * torch.arange(replicas, device=ids.device)[:, None, None]
     factors = _position(ids, size, position, most_words, tables.dtype)
-    indices = ((ids - 1).clamp(min=0) + first).flatten(0, 1)[:, None].expand(-1, len(factors), -1)
+    indices = torch.where(ids > 0, ids - 1 + first, -1).flatten(0, 1)[:, None].expand(-1, len(factors), -1)
     near, *slope = weighted_gather(values, torch.stack(factors, 2).flatten(0, 1), indices.contiguous()).unbind(1)
     for each in slope:
         component = torch.arange(1, size + 1, device=ids.device, dtype=tables.dtype) / size
@@ -252,19 +257,25 @@ def hops_triton_backward(
     constants: dict[str, Any] = {"HOPS": hops, "ADJACENT": adjacent, "RELU": relu, "SCALE": scale}
     sizes = _sizes(slots, update, linear)
     launch(_backward, (rows,), *given, d_first, d_hops, weights, d_scores, *sizes, **constants, **_tile(slots))
-    asked = queries[:, :-1]
+    with torch.autocast(slots.device.type, enabled=False):
+        d_slots, d_update = _products(d_scores, weights, queries[:, :-1], d_hops, adjacent, update)
+    return d_slots, d_first, d_update
+
+
+def _products(
+    d_scores: Tensor, weights: Tensor, asked: Tensor, d_hops: Tensor, adjacent: bool, update: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of slots and update, of what the hops leave: [rows hops sentences] and [rows hops embedding]."""
+    keys, values = (d_scores, asked), (weights, d_hops)
     if adjacent:
-        d_keys, d_values = (torch.einsum("rhs,rhe->rshe", *pair) for pair in ((d_scores, asked), (weights, d_hops)))
+        d_keys, d_values = (torch.einsum("rhs,rhe->rshe", *pair) for pair in (keys, values))
         d_slots = F.pad(d_keys, (0, 0, 0, 1)) + F.pad(d_values, (0, 0, 1, 0))
     else:
-        both = (torch.einsum("rhs,rhe->rse", *pair) for pair in ((d_scores, asked), (weights, d_hops)))
-        d_slots = torch.stack(list(both), 2)
-    d_update = slots.new_empty(0)
-    if update is not None:
-        d_update = torch.einsum(
-            "rno,rni->roi", *(rearrange(x, "(r b) h e -> r (b h) e", r=len(update)) for x in (d_hops, asked))
-        )
-    return d_slots, d_first, d_update
+        d_slots = torch.stack([torch.einsum("rhs,rhe->rse", *pair) for pair in (keys, values)], 2)
+    if update is None:
+        return d_slots.contiguous(), d_slots.new_empty(0)
+    d_hops, asked = (rearrange(each, "(r b) h e -> r (b h) e", r=len(update)) for each in (d_hops, asked))
+    return d_slots.contiguous(), torch.einsum("rno,rni->roi", d_hops, asked).contiguous()
 
 
 @hops_triton_backward.register_fake

@@ -1,7 +1,8 @@
 """Sums of the rows that indices choose, and their gradients: what sparse ops are made of.
 
 Everywhere: values [groups slots word], of which row r of a group takes those at indices [groups rows k], with weights
-[groups rows k], into vectors [groups rows word]. Nothing is added up atomically: results repeat bit for bit.
+[groups rows k], into vectors [groups rows word]. An index of -1 chooses nothing, whatever the values hold. Nothing is
+added up atomically: results repeat bit for bit.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ def _sum(values, weights, indices, vectors, rows, slots, word, k, K: tl.constexp
     total = tl.zeros((WORD,), TYPE)
     for start in range(0, k, K):
         j = start + tl.arange(0, K)
-        slot = first + tl.load(indices + row * k + j, mask=j < k, other=0)
+        slot = tl.load(indices + row * k + j, mask=j < k, other=-1)
         weight = tl.load(weights + row * k + j, mask=j < k, other=0.0).to(TYPE)
-        mask = (j < k)[:, None] & inside[None, :]
-        chosen = tl.load(values + slot[:, None] * word + w[None, :], mask=mask, other=0.0).to(TYPE)
+        mask = (slot >= 0)[:, None] & inside[None, :]
+        chosen = tl.load(values + (first + slot)[:, None] * word + w[None, :], mask=mask, other=0.0).to(TYPE)
         total += tl.sum(weight[:, None] * chosen, 0)
     tl.store(vectors + row * word + w, total, mask=inside)
 
@@ -38,16 +39,19 @@ def _dot(values, vectors, indices, products, rows, slots, word, k, K: tl.constex
     vector = tl.load(vectors + row * word + w, mask=inside, other=0.0).to(TYPE)
     for start in range(0, k, K):
         j = start + tl.arange(0, K)
-        slot = first + tl.load(indices + row * k + j, mask=j < k, other=0)
-        mask = (j < k)[:, None] & inside[None, :]
-        chosen = tl.load(values + slot[:, None] * word + w[None, :], mask=mask, other=0.0).to(TYPE)
+        slot = tl.load(indices + row * k + j, mask=j < k, other=-1)
+        mask = (slot >= 0)[:, None] & inside[None, :]
+        chosen = tl.load(values + (first + slot)[:, None] * word + w[None, :], mask=mask, other=0.0).to(TYPE)
         tl.store(products + row * k + j, tl.sum(chosen * vector[None, :], 1), mask=j < k)
 
 
 @triton.jit
 def _scatter(slot_of, entries, weights, vectors, values, total, word, k, ENTRIES: tl.constexpr, WORD: tl.constexpr,
              TYPE: tl.constexpr):  # fmt: skip
-    """Entries (a row's j-th choice is entry row * k + j) come sorted by slot: the first of each slot sums them all."""
+    """Entries (a row's j-th choice is entry row * k + j) come sorted by slot: the first of each slot sums them all.
+
+    Those of nothing come before the others, and are like the slot before the first: none of them is one to sum.
+    """
     here, w = tl.program_id(0).to(tl.int64), tl.arange(0, WORD)
     inside, slot = w < word, tl.load(slot_of + here)
     if tl.load(slot_of + here - 1, mask=here > 0, other=-1) != slot:
@@ -92,7 +96,7 @@ def scatter_rows(weights: Tensor, vectors: Tensor, indices: Tensor, slots: int, 
     (groups, _, k), word = indices.shape, vectors.shape[-1]
     values = vectors.new_zeros((groups, slots, word), dtype=dtype)
     first = slots * torch.arange(groups, device=indices.device)[:, None, None]
-    slot_of, entries = torch.sort((indices + first).flatten(), stable=True)
+    slot_of, entries = torch.sort(torch.where(indices < 0, -1, indices + first).flatten(), stable=True)
     total = len(entries)
     constants = {"ENTRIES": block_slots(16, word), "WORD": ceil_power(word), "TYPE": compute_type(weights, vectors)}
     launch(_scatter, (total,), slot_of, entries, weights, vectors, values, total, word, k, **constants)
