@@ -21,6 +21,7 @@ from test_memory_hops import (
 from torch.testing import assert_close
 
 from memnets.kernels.triton import launch
+from memnets.kernels.triton.rows import scatter_rows, sum_rows
 from memnets.ops.backend import BackendError, use_backend
 from memnets.ops.memory_hops import HopScheme, memory_hops
 
@@ -41,9 +42,10 @@ def kernel(*given):
         return memory_hops(*given)
 
 
-def compared(given):
+def both(given):
+    """Results of the kernel and of the reference."""
     given = on_device(given)
-    assert_close(results(kernel, given), results(memory_hops_reference, given), **DOUBLE)
+    return results(kernel, given), results(memory_hops_reference, given)
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -51,22 +53,22 @@ class TestAgainstReference:
     @pytest.mark.parametrize("name", FEW)
     @ties
     def test_float64(self, name, adjacent):
-        compared(problem(SHAPES[name], HopScheme(3, adjacent), scale=0.3))
+        assert_close(*both(problem(SHAPES[name], HopScheme(3, adjacent), scale=0.3)), **DOUBLE)
 
     @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
     @linears
     def test_float64_of_every_scheme(self, scheme, linear):
-        compared(problem(scheme=scheme, linear=linear))
+        assert_close(*both(problem(scheme=scheme, linear=linear)), **DOUBLE)
 
     @ties
     def test_without_time_and_update(self, adjacent):
-        compared(problem(scheme=HopScheme(3, adjacent), time=False, update=False))
+        assert_close(*both(problem(scheme=HopScheme(3, adjacent), time=False, update=False)), **DOUBLE)
 
     @ties
     @linears
     def test_float64_in_many_blocks(self, adjacent, linear, monkeypatch):
         monkeypatch.setattr(launch, "TILE", 1)
-        compared(problem(Shape(sentences=11), HopScheme(3, adjacent), linear))
+        assert_close(*both(problem(Shape(sentences=11), HopScheme(3, adjacent), linear)), **DOUBLE)
 
     @pytest.mark.parametrize("empty", [False, True])
     def test_float32_errs_no_more_than_the_reference(self, empty):
@@ -128,6 +130,19 @@ def in_float32(scheme, seeds=5):
         functions = (kernel, narrow), (memory_hops_reference, narrow), (memory_hops_reference, wide)
         found.append([results(function, given) for function, given in functions])
     return list(zip(*found, strict=True))
+
+
+def test_an_index_of_minus_one_chooses_nothing():
+    """In every group, whatever its values hold: what hops make of padding."""
+    values = torch.randn(2, 3, 4, dtype=torch.double, device=DEVICE)
+    values[:, 0] = torch.nan
+    weights = torch.rand(2, 5, 2, dtype=torch.double, device=DEVICE)
+    indices = torch.tensor([-1, 2], device=DEVICE).expand(2, 5, 2)
+    assert_close(sum_rows(values, weights, indices), weights[..., 1:] * values[:, None, 2])
+    vectors = torch.randn(2, 5, 4, dtype=torch.double, device=DEVICE)
+    expected = torch.zeros_like(values)
+    expected[:, 2] = (weights[..., 1:] * vectors).sum(1)
+    assert_close(scatter_rows(weights, vectors, indices, 3, torch.double), expected)
 
 
 class TestOp:

@@ -86,6 +86,13 @@ def _position(ids: Tensor, size: int, position: str, most_words: int, dtype: tor
 
 
 @triton.jit
+def _told(told, row, s, sentences):
+    """Which slots of a block there are, and which of them hold a sentence."""
+    here = s < sentences
+    return here, here & (tl.load(told + row * sentences + s, mask=here, other=0) != 0)
+
+
+@triton.jit
 def _table(slots, row, table, s, e, is_told, sentences, tables, size, TYPE: tl.constexpr):
     """A block of slots as a table has them; 0 where nothing is told."""
     at = ((row * sentences + s[:, None]) * tables + table) * size + e[None, :]
@@ -115,8 +122,7 @@ def _forward(slots, first, told, update, linear, queries, reads, log_sums, batch
         parts, plain = tl.zeros((BLOCK, SIZE), TYPE), tl.zeros((BLOCK, SIZE), TYPE)
         for start in range(0, sentences, BLOCK):
             s = start + tl.arange(0, BLOCK)
-            here = s < sentences
-            is_told = here & (tl.load(told + row * sentences + s, mask=here, other=0) != 0)
+            here, is_told = _told(told, row, s, sentences)
             keys = _table(slots, row, key, s, e, is_told, sentences, tables, size, TYPE)
             values = _table(slots, row, value, s, e, is_told, sentences, tables, size, TYPE)
             product = SCALE * tl.sum(keys * query[None, :], 1)
@@ -171,8 +177,7 @@ def _backward(slots, d_last, told, update, linear, queries, reads, log_sums, d_f
         parts = tl.zeros((BLOCK, SIZE), TYPE)
         for start in range(0, sentences, BLOCK):
             s = start + tl.arange(0, BLOCK)
-            here = s < sentences
-            is_told = here & (tl.load(told + row * sentences + s, mask=here, other=0) != 0)
+            here, is_told = _told(told, row, s, sentences)
             keys = _table(slots, row, key, s, e, is_told, sentences, tables, size, TYPE)
             values = _table(slots, row, value, s, e, is_told, sentences, tables, size, TYPE)
             product = SCALE * tl.sum(keys * query[None, :], 1)
