@@ -25,11 +25,13 @@ FLAGS = (
     "-fno-math-errno",
     "-fno-trapping-math",
     "-ffp-contract=fast",
+    "--param=avoid-fma-max-bits=0",
     "-fopenmp",
     "-fPIC",
     "-shared",
 )
-"""No -ffast-math: it would drop NaN, and at link time flush denormal numbers for the whole process."""
+"""No -ffast-math: it would drop NaN, and at link time flush denormal numbers for the whole process. No products
+that GCC, for some CPUs, rounds before it adds them: the same sum would have other bits elsewhere."""
 
 
 class BuildError(RuntimeError):

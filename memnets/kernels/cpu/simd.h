@@ -7,7 +7,7 @@
 #include <type_traits>
 #include <utility>
 
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 
@@ -52,6 +52,18 @@ inline Vector<T> spread(T value) {
   return Vector<T>{} + value;
 }
 
+// Keep a vector in a register: compilers would load one that is used several times anew for each use.
+template <class V>
+inline void in_register(V& value) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(value));
+#elif defined(__SSE2__)
+  asm("" : "+x"(value));
+#elif defined(__aarch64__)
+  asm("" : "+w"(value));
+#endif
+}
+
 template <class V>
 inline V larger(V a, V b) {
   return a > b ? a : b;
@@ -78,6 +90,45 @@ inline T largest_of(Vector<T> vector) {
   return folded<T, VECTOR_BYTES>(vector, [](auto a, auto b) { return larger(a, b); });
 }
 
+// The first `count` numbers of a vector, and 0 beyond; into the first `count` numbers of an array. By halves: a call of
+// memcpy, for a size the compiler doesn't know, would cost more than the loop it ends.
+template <class T, int BYTES>
+inline typename VectorOf<T, BYTES>::type load_first(const T* from, int64_t count) {
+  using V = typename VectorOf<T, BYTES>::type;
+  if constexpr (BYTES == sizeof(T)) {
+    return count > 0 ? V{} + *from : V{};
+  } else {
+    using Half = typename VectorOf<T, BYTES / 2>::type;
+    constexpr int64_t half = BYTES / 2 / sizeof(T);
+    Half halves[2] = {};
+    if (count >= half) {
+      std::memcpy(&halves[0], from, BYTES / 2);
+      if (count > half) halves[1] = load_first<T, BYTES / 2>(from + half, count - half);
+    } else {
+      halves[0] = load_first<T, BYTES / 2>(from, count);
+    }
+    V value;
+    std::memcpy(&value, halves, BYTES);
+    return value;
+  }
+}
+template <class T, int BYTES>
+inline void store_first(T* into, typename VectorOf<T, BYTES>::type value, int64_t count) {
+  if constexpr (BYTES == sizeof(T)) {
+    if (count > 0) *into = value[0];
+  } else {
+    constexpr int64_t half = BYTES / 2 / sizeof(T);
+    typename VectorOf<T, BYTES / 2>::type halves[2];
+    std::memcpy(halves, &value, BYTES);
+    if (count >= half) {
+      std::memcpy(into, &halves[0], BYTES / 2);
+      if (count > half) store_first<T, BYTES / 2>(into + half, halves[1], count - half);
+    } else {
+      store_first<T, BYTES / 2>(into, halves[0], count);
+    }
+  }
+}
+
 // Which lanes of a vector a loop is at: all of them, or the first `count`, where an array ends.
 template <class T>
 struct AllLanes {
@@ -87,6 +138,7 @@ struct AllLanes {
 };
 template <class T>
 struct FirstLanes {
+  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
   int64_t count;
 
 #if defined(__AVX512F__)
@@ -103,19 +155,25 @@ struct FirstLanes {
       _mm512_mask_storeu_pd(into, __mmask8((1 << count) - 1), value);
   }
 #else
+#if defined(__AVX__)
   Vector<T> load(const T* from) const {
-    Vector<T> value = {};
-    std::memcpy(&value, from, count * sizeof(T));
-    return value;
+    if constexpr (sizeof(T) == 4)
+      return _mm256_maskload_ps(from, (__m256i)counted());
+    else
+      return _mm256_maskload_pd(from, (__m256i)counted());
   }
-  void store(T* into, Vector<T> value) const { std::memcpy(into, &value, count * sizeof(T)); }
+#else
+  Vector<T> load(const T* from) const { return load_first<T, VECTOR_BYTES>(from, count); }
+#endif
+  void store(T* into, Vector<T> value) const { store_first<T, VECTOR_BYTES>(into, value, count); }
 #endif
   // The value, or `other` beyond the array's end, where loads find 0.
-  Vector<T> otherwise(Vector<T> value, T other) const {
-    using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  Vector<T> otherwise(Vector<T> value, T other) const { return counted() ? value : spread(other); }
+  // All bits of the first lanes.
+  Vector<Index> counted() const {
     Vector<Index> lane;
     for (int i = 0; i < WIDTH<T>; i++) lane[i] = i;
-    return lane < Index(count) ? value : spread(other);
+    return lane < Index(count);
   }
 };
 

@@ -40,6 +40,8 @@ inline Floats inverse_root(Floats x) {
 #if defined(__AVX512F__)
   const Floats guess = _mm512_rsqrt14_ps(x);
   return guess + guess * (0.5f - 0.5f * x * guess * guess);
+#elif defined(__AVX__)
+  return 1.0f / (Floats)_mm256_sqrt_ps(x);
 #else
   return 1.0f / elementwise<float>(x, [](float y) { return std::sqrt(y); });
 #endif
@@ -53,10 +55,16 @@ inline Floats within(Floats x, float low, float high) {
 inline Floats rounded(Floats x) { return _mm512_roundscale_ps(x, 0); }
 inline Floats times_power_of_two(Floats x, Floats power) { return _mm512_scalef_ps(x, power); }
 #else
+#if defined(__AVX__)
+inline Floats within(Floats x, float low, float high) {
+  return _mm256_min_ps(spread(high), _mm256_max_ps(spread(low), x));  // in this order NaN stays
+}
+#else
 inline Floats within(Floats x, float low, float high) {
   x = x < low ? spread(low) : x;
   return x > high ? spread(high) : x;
 }
+#endif
 inline Floats rounded(Floats x) { return (x + 12582912.0f) - 12582912.0f; }  // 1.5 * 2^23: fractions are rounded away
 inline Floats times_power_of_two(Floats x, Floats power) {
   return x * (Floats)((__builtin_convertvector(power, Integers) + 127) << 23);
