@@ -55,7 +55,9 @@ class Page:
 
     def type(self, id, words):
         self.element(id).clear()
-        self.element(id).send_keys(words)
+        self.browser.execute_script("arguments[0].focus()", self.element(id))
+        # as if pasted: some drivers have no keys for what lies beyond Unicode's first 65,536 characters
+        self.browser.execute_script("document.execCommand('insertText', false, arguments[0])", words)
 
     def ask(self, question):
         self.type("question", question)

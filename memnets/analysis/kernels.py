@@ -74,7 +74,7 @@ class KernelRecord(Measured):
     @property
     def where(self) -> str:
         """Where it ran, in short: `AMD EPYC, 1 thread`."""
-        name = self.device.removeprefix("cpu").strip(" ()").replace("(R)", "").removesuffix(" Processor")
+        name = self.device.removeprefix("cpu").strip(" ()").replace("(R)", "").replace(" Processor", "")
         return self.device if self.on_gpu else f"{name or 'cpu'}, {self.threads} thread{'s' * (self.threads > 1)}"
 
     @property

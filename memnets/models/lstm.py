@@ -41,7 +41,9 @@ class LSTM(SequenceModel):
         """Logits at every step, and the state after the last."""
         state = self.initial_state(inputs.shape[0]) if state is None else state
         layers_first = tuple(rearrange(part, "b l h -> l b h").contiguous() for part in state)
-        hidden, after = self.lstm(self.input(inputs), layers_first)
+        seen = self.input(inputs).to(self.output.weight.dtype)
+        with torch.autocast("cpu", enabled=False):  # not every CPU has a bfloat16 LSTM
+            hidden, after = self.lstm(seen, layers_first)
         return self.output(hidden), LSTMState(*(rearrange(part, "l b h -> b l h") for part in after))
 
 

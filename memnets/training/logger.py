@@ -244,10 +244,11 @@ def _version(package: str) -> str | None:
 
 
 def _processor() -> str:
-    info = Path("/proc/cpuinfo")
+    """Return the CPU's name and its vectors: CPUs of one name can differ in these, and so in speed."""
+    info, name = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
     if info.exists():
-        names = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        return names[0] if names else platform.machine()
-    return platform.processor() or platform.machine()
+        lines = info.read_text().splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        name = names[0] if names else platform.machine()
+    vectors = torch.backends.cpu.get_cpu_capability()
+    return name if vectors == "DEFAULT" else f"{name}, {vectors}"
