@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import re
 import shutil
@@ -37,14 +38,27 @@ PARTS = [(f"task/{part}", name) for part in ("encoder", "relevance", "selection"
 MODELS, TASKS, EXPERIMENTS, SWEEPS = (choices(group) for group in ("model", "task", "experiment", "sweep"))
 
 
-@pytest.fixture
-def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All twenty bAbI tasks, an Omniglot, a text, a family, a WordNet and a SQuAD, tiny."""
-    monkeypatch.delenv("MEMNETS_DATA", raising=False)
+    root = tmp_path_factory.mktemp("data")
     for number in range(1, 21):
-        write_babi(tmp_path, number)
-        write_babi(tmp_path, number, folder="en-10k")
-    return write_squad(write_wn18rr(write_family(write_text(write_omniglot(tmp_path)))))
+        write_babi(root, number)
+        write_babi(root, number, folder="en-10k")
+    return write_squad(write_wn18rr(write_family(write_text(write_omniglot(root)))))
+
+
+@pytest.fixture
+def small_data(tiny_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tiny files, and no others."""
+    monkeypatch.delenv("MEMNETS_DATA", raising=False)
+    return tiny_files
+
+
+@functools.cache
+def composed(*overrides: str) -> dict[str, Any]:
+    """What is composed; for all tests, so not to be changed."""
+    return compose(overrides).config
 
 
 def use_small_data(config: dict[str, Any], root: Path) -> None:
@@ -77,13 +91,11 @@ class TestEveryFile:
     def test_every_model_runs_every_task_it_reads_and_refuses_others(
         self, model: str, task: str, small_data: Path
     ) -> None:
-        views = [f"model={model}", f"task={task}"]
-        reader = _class(compose(views).config["model"]["_target_"])
+        reader = _class(composed(f"model={model}")["model"]["_target_"])
         accepts = reader.accepts
-        if task == "babi":
-            view = "story" if "story" in accepts else "tokens"
-            views += [f"task.view={view}"]
-        config = compose(views).config
+        view = [f"task.view={'story' if 'story' in accepts else 'tokens'}"] if task == "babi" else []
+        parts = {"model": composed(f"model={model}")["model"], "task": composed(f"task={task}", *view)["task"]}
+        config = copy.deepcopy(composed() | parts)
         use_small_data(config, small_data)
         check(config)
         spec = instantiate(config["task"], _convert_="all").spec
