@@ -30,8 +30,8 @@ FLAGS = (
     "-fPIC",
     "-shared",
 )
-"""No -ffast-math: it would drop NaN, and at link time flush denormal numbers for the whole process. No products
-that GCC, for some CPUs, rounds before it adds them: the same sum would have other bits elsewhere."""
+"""No -ffast-math: it would drop NaN, and at link time flush denormal numbers for the whole process. Without
+avoid-fma-max-bits=0, GCC rounds some products before it adds them, for some CPUs: equal sums could differ."""
 
 
 class BuildError(RuntimeError):

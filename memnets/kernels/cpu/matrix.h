@@ -95,7 +95,8 @@ inline void tile(Rows<const T> start, Left a, Rows<const T> b, Rows<T> c, int64_
     Vector<T> columns[COLUMNS];
     repeat(whole, [&](auto j) MEMNETS_INLINE { columns[j] = load<T>(b.row(k) + j * WIDTH<T>); });
     columns[whole] = last.load(b.row(k) + whole * WIDTH<T>);
-    if constexpr (ROWS > 1) repeat(std::integral_constant<int, COLUMNS>{}, [&](auto j) MEMNETS_INLINE { in_register(columns[j]); });
+    if constexpr (ROWS > 1)
+      for (auto& column : columns) column = in_register(column);
     repeat(rows, [&](auto r) MEMNETS_INLINE {
       const T factor = a.at(r, k);
       for (int j = 0; j < COLUMNS; j++) sums[r][j] += factor * columns[j];

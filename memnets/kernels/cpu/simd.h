@@ -52,9 +52,9 @@ inline Vector<T> spread(T value) {
   return Vector<T>{} + value;
 }
 
-// Keep a vector in a register: compilers would load one that is used several times anew for each use.
+// The vector, kept in a register: compilers would load one that is used several times anew for each use.
 template <class V>
-inline void in_register(V& value) {
+inline V in_register(V value) {
 #if defined(__AVX512F__)
   asm("" : "+v"(value));
 #elif defined(__SSE2__)
@@ -62,6 +62,7 @@ inline void in_register(V& value) {
 #elif defined(__aarch64__)
   asm("" : "+w"(value));
 #endif
+  return value;
 }
 
 template <class V>
