@@ -134,15 +134,15 @@ class TestEveryFile:
 
     @pytest.mark.parametrize("sweep", SWEEPS)
     def test_every_point_of_every_sweep_is_built_and_every_value_takes_two_steps(
-        self, sweep: str, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, sweep: str, small_data: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         overrides = [f"sweep={sweep}", "seed=0"]
         jobs = plan(grid_points(compose(overrides), overrides))
         assert len(compose([f"sweep={sweep}"]).grid) > 1
         assert jobs
         if any("=minilm" in word for job in jobs for word in job.overrides):
-            write_bert(tmp_path / ENCODERS / PretrainedEncoder().name, positions=512)
-            monkeypatch.setenv("MEMNETS_DATA", str(tmp_path))
+            write_bert(small_data / ENCODERS / PretrainedEncoder().name, positions=512)
+            monkeypatch.setenv("MEMNETS_DATA", str(small_data))
         tried: set[str] = set()
         for job in jobs:
             if {word.partition("=")[0] for word in job.overrides} <= {"experiment", "seed", "sweep"}:
