@@ -10,8 +10,8 @@ from rich.table import Table
 
 from memnets.analysis.kernels import MEMORY, TEXT, TIME, KernelRecord, cells
 
-WIDTH = 170
-"""Characters of a line where there is no terminal."""
+WIDTH = 1000
+"""Characters a line may have where there is no terminal: more than any table needs, so that no word is broken."""
 
 NOTES = """\
 ms: the best of many, in turns, forward and backward; ratio: reference to kernel; compiled: the reference under
