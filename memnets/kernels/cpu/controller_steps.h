@@ -25,14 +25,36 @@ struct Space {
   int64_t width;
 };
 
+// The features before the first step, a row for each of a chunk's sequences.
+template <class T>
+Space<T> first_features(const SequenceCall& call, int64_t first, int64_t rows) {
+  const auto& sizes = call.sizes;
+  Space<T> space(rows, sizes.features());
+  const Trace<T> hidden(OneStep{call.hidden}), read_vectors(OneStep{call.read_vectors});
+  for (int64_t b = 0; b < rows; b++) {
+    T* reads = std::copy_n(hidden.at(first + b, 0) + hidden.size - sizes.hidden, sizes.hidden, space.rows().row(b));
+    std::copy_n(read_vectors.at(first + b, 0), sizes.reads, reads);
+  }
+  return space;
+}
+
 // A chunk's controller, step by step.
 template <class T>
 struct ControllerForward {
   ControllerForward(const SequenceCall& call, const PackedWeights& weights, const ControllerTrace& trace,
                     int64_t first, int64_t rows)
       : call(call), sizes(call.sizes), weights(weights), inputs(call.inputs), features(trace.features),
-        gates(trace.gates), cells(trace.cells), hiddens(trace.hiddens), start(call.start.unsqueeze(1)), first(first),
-        rows(rows), space(rows, sizes.gates) {}
+        gates(trace.gates), cells(trace.cells), hiddens(trace.hiddens), first(first), rows(rows),
+        start(first_features<T>(call, first, rows)), space(rows, sizes.gates) {}
+
+  // Take up an LSTM's state before the first step, of which `first_cell` is `dense` [batch layers hidden].
+  void begin(const Tensor& first_cell) {
+    const Trace<T> given_hidden(OneStep{call.hidden}), given_cell(OneStep{first_cell});
+    for (int64_t b = first; b < first + rows; b++) {
+      std::copy_n(given_hidden.at(b, 0), hiddens.size, hiddens.at(b, 0));
+      std::copy_n(given_cell.at(b, 0), cells.size, cells.at(b, 0));
+    }
+  }
 
   void step(int64_t t) {
     for (int64_t layer = 0; layer < sizes.layers; layer++) {
@@ -51,9 +73,9 @@ struct ControllerForward {
   }
 
   // Features after step t; before the first, at t = -1.
-  Rows<T> seen(int64_t t) const { return t < 0 ? start.across(first, 0) : features.across(first, t); }
+  Rows<T> seen(int64_t t) { return t < 0 ? start.rows() : features.across(first, t); }
   // Hidden vectors of a layer, likewise.
-  Rows<T> hidden(int64_t layer, int64_t t) const {
+  Rows<T> hidden(int64_t layer, int64_t t) {
     return layer + 1 == sizes.layers ? seen(t) : hiddens.across(first, t + 1, layer * sizes.hidden);
   }
 
@@ -82,9 +104,9 @@ struct ControllerForward {
   const SequenceCall& call;
   const ControllerSizes& sizes;
   const PackedWeights& weights;
-  Trace<T> inputs, features, gates, cells, hiddens, start;
+  Trace<T> inputs, features, gates, cells, hiddens;
   int64_t first, rows;
-  Space<T> space;
+  Space<T> start, space;
 };
 
 // The state's gradients, of the final state at first and of the initial one at last, those of the inputs, if wanted, and
@@ -103,10 +125,10 @@ struct ControllerBackward {
   ControllerBackward(const SequenceCall& call, const PackedWeights& weights, const ControllerTrace& trace,
                      const BackwardRoom& room, int64_t worker, int64_t first, int64_t rows)
       : call(call), sizes(call.sizes), weights(weights), inputs(call.inputs), features(trace.features),
-        gates(trace.gates), cells(trace.cells), hiddens(trace.hiddens), start(call.start.unsqueeze(1)),
-        d_reads(room.d_reads.unsqueeze(1)), d_hidden(room.d_hidden.unsqueeze(1)), d_cell(room.d_cell.unsqueeze(1)),
+        gates(trace.gates), cells(trace.cells), hiddens(trace.hiddens),
+        d_reads(OneStep{room.d_reads}), d_hidden(OneStep{room.d_hidden}), d_cell(OneStep{room.d_cell}),
         d_inputs(room.d_inputs), wants_inputs(room.d_inputs.size(0)), first(first), rows(rows),
-        bottom(rows, sizes.features() + (wants_inputs ? sizes.input : 0)),
+        start(first_features<T>(call, first, rows)), bottom(rows, sizes.features() + (wants_inputs ? sizes.input : 0)),
         upper(rows, sizes.layers > 1 ? 2 * sizes.hidden : 0), zeros(std::max(bottom.width, upper.width), T(0)),
         of_bottom(room.bottom, worker, rows), of_interface(room.interface, worker, rows) {
     for (const LayerSums& sums : room.upper) of_upper.emplace_back(sums, worker, rows);
@@ -143,18 +165,22 @@ struct ControllerBackward {
 
   bool runs(int64_t b, int64_t t) const { return t < call.lengths[first + b]; }
   // Hidden vectors of a layer after step t, and before the first at t = -1.
-  const T* hidden(int64_t b, int64_t layer, int64_t t) const {
+  const T* hidden(int64_t b, int64_t layer, int64_t t) {
     if (layer + 1 < sizes.layers) return hiddens.at(first + b, t + 1) + layer * sizes.hidden;
-    return t < 0 ? start.at(first + b, 0) : features.at(first + b, t);
+    return seen(b, t);
+  }
+  // Features after step t, and before the first.
+  const T* seen(int64_t b, int64_t t) {
+    return t < 0 ? start.rows().row(b) : features.at(first + b, t);
   }
   // What the layers saw, in the order of their weights.
-  void bottom_seen(int64_t b, int64_t t, T* into) const {
-    const T* before = t ? features.at(first + b, t - 1) : start.at(first + b, 0);
+  void bottom_seen(int64_t b, int64_t t, T* into) {
+    const T* before = seen(b, t - 1);
     into = std::copy_n(inputs.at(first + b, t), sizes.input, into);
     into = std::copy_n(before + sizes.hidden, sizes.reads, into);
     if (sizes.lstm) std::copy_n(hidden(b, 0, t - 1), sizes.hidden, into);
   }
-  void upper_seen(int64_t b, int64_t t, int64_t layer, T* into) const {
+  void upper_seen(int64_t b, int64_t t, int64_t layer, T* into) {
     into = std::copy_n(hidden(b, layer - 1, t), sizes.hidden, into);
     std::copy_n(hidden(b, layer, t - 1), sizes.hidden, into);
   }
@@ -189,10 +215,10 @@ struct ControllerBackward {
   const SequenceCall& call;
   const ControllerSizes& sizes;
   const PackedWeights& weights;
-  Trace<T> inputs, features, gates, cells, hiddens, start, d_reads, d_hidden, d_cell, d_inputs;
+  Trace<T> inputs, features, gates, cells, hiddens, d_reads, d_hidden, d_cell, d_inputs;
   bool wants_inputs;
   int64_t first, rows;
-  Space<T> bottom, upper;
+  Space<T> start, bottom, upper;
   std::vector<T> zeros;
   WeightGradient<T> of_bottom, of_interface;
   std::vector<WeightGradient<T>> of_upper;

@@ -89,8 +89,8 @@ struct SequenceCall {
                const MaybeTensor& hidden, const ControllerWeights& weights)
       : op(op), sizes(controller_sizes(op, inputs, read_vectors, hidden, weights)),
         lengths(op, given_lengths, sizes.batch, sizes.steps), inputs(inputs.contiguous()), weights(weights),
-        hidden(hidden ? *hidden : at::zeros({sizes.batch, 1, sizes.hidden}, inputs.options())),
-        start(at::cat({this->hidden.select(1, sizes.layers - 1), read_vectors.flatten(1)}, 1)) {}
+        hidden(hidden ? dense(*hidden) : at::zeros({sizes.batch, 1, sizes.hidden}, inputs.options())),
+        read_vectors(dense(read_vectors)) {}
 
   // Room `[batch steps ...]` for results of every step. With lengths, what no step fills is 0.
   Tensor room(at::IntArrayRef shape) const {
@@ -98,10 +98,16 @@ struct SequenceCall {
   }
   // The same for what every step leaves behind, a step after the other: its numbers are used together.
   Tensor trace(at::IntArrayRef shape) const {
-    std::vector<int64_t> laid = shape.vec();
-    std::swap(laid[0], laid[1]);
-    return room(laid).transpose(0, 1);
+    std::vector<int64_t> strides(shape.size());
+    int64_t stride = 1;
+    const auto lay = [&](size_t axis) { strides[axis] = stride, stride *= std::max<int64_t>(shape[axis], 1); };
+    for (size_t axis = shape.size() - 1; axis > 1; axis--) lay(axis);
+    lay(0), lay(1);
+    const Tensor made = at::empty_strided(shape, strides, inputs.options());
+    return lengths.each ? made.zero_() : made;
   }
+  // Room for a state after the last step.
+  Tensor like(const Tensor& state) const { return at::empty(state.sizes(), inputs.options()); }
   // Threads that share out the batch.
   int64_t workers() const { return std::min<int64_t>(at::get_num_threads(), sizes.batch); }
   // Each sequence's row of a trace with an initial row, after its last step.
@@ -118,8 +124,7 @@ struct SequenceCall {
   Lengths lengths;
   Tensor inputs;
   ControllerWeights weights;
-  Tensor hidden;  // [batch layers hidden], before the first step
-  Tensor start;   // [batch features]: the top layer's, and the read vectors
+  Tensor hidden, read_vectors;  // before the first step, `dense` [batch layers hidden] [batch read_heads word]
   int64_t chunk = CHUNK;  // most sequences that one thread runs step by step together
 };
 

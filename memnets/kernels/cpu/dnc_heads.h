@@ -50,7 +50,7 @@ struct DNCForward {
              const Tensor& link, int64_t steps, int64_t first, int64_t count)
       : scheme(scheme), emitted(trace.emitted), rows(trace.rows), traces(trace.traces),
         memories(trace.memories, first, count, 2),
-        kept_links(trace.links), links(link.unsqueeze(1)), final_memory(final_memory.unsqueeze(1)),
+        kept_links(trace.links), links(OneStep{link}), final_memory(OneStep{final_memory}),
         interval(link_interval(steps)), content(scheme), order(scheme.memory.slots), left(scheme.memory.slots),
         allocation(scheme.memory.slots), passed_on(scheme.memory.slots),
         before(scheme.deallocation ? memories.kept.size : 0), keep(scheme.memory.slots) {
@@ -137,7 +137,7 @@ struct DNCBackward {
         memories(trace.memories, first, count, MEMORY_INTERVAL),
         links(trace.links, link_interval(steps), first, working_space(trace.links, count, link_interval(steps) - 1)),
         d_memories(gradients.given, gradients.wanted, scheme.memory.slots, scheme.memory.word, first, count),
-        d_rows(gradients.rows.unsqueeze(1)), d_links(gradients.link.unsqueeze(1)), content(scheme),
+        d_rows(OneStep{gradients.rows}), d_links(OneStep{gradients.link}), content(scheme),
         order(scheme.memory.slots), left(scheme.memory.slots), d_left(scheme.memory.slots),
         allocation(scheme.memory.slots), d_allocation(scheme.memory.slots), passed_on(scheme.memory.slots),
         before(scheme.deallocation ? memories.kept.size : 0), keep(scheme.memory.slots),

@@ -31,23 +31,35 @@ struct HeadTrace {
   Tensor traces;    // [batch steps heads num_traces slots]
 };
 
+// What passes from step to step, each `dense`.
+struct HeadState {
+  Tensor memory;                        // [batch slots word]
+  Tensor read_weights, write_weights;   // [batch read_heads slots] [batch write_heads slots]
+};
+
 // One step of one sequence's heads: activates the interface, addresses, reads and writes.
 template <class T>
 struct HeadsForward {
   const HeadSizes& sizes;
-  Trace<T> emitted, weights, traces, final_memory;
+  Trace<T> emitted, weights, traces, final_memory, final_read_weights, final_write_weights;
   MemorySteps<T> memories;
   AddressScratch<T> scratch;
   std::vector<T> dots, inverse, keep, zeros;
 
   // Memories are written in place, but for those that are kept.
-  HeadsForward(const HeadSizes& sizes, const HeadTrace& saved, const Tensor& first_memory, const Tensor& final_memory,
+  HeadsForward(const HeadSizes& sizes, const HeadTrace& saved, const HeadState& before, const HeadState& after,
                int64_t first, int64_t rows)
       : sizes(sizes), emitted(saved.emitted), weights(saved.weights), traces(saved.traces),
-        final_memory(final_memory.unsqueeze(1)), memories(saved.memories, first, rows, 1),
+        final_memory(OneStep{after.memory}), final_read_weights(OneStep{after.read_weights}),
+        final_write_weights(OneStep{after.write_weights}), memories(saved.memories, first, rows, 1),
         scratch(sizes.memory.slots, sizes.scheme.shift_width), dots(sizes.heads() * sizes.memory.slots),
         inverse(sizes.memory.slots), keep(sizes.memory.slots), zeros(sizes.memory.slots) {
-    memories.begin(first_memory, first, rows);
+    memories.begin(before.memory, first, rows);
+    const Trace<T> read_weights(OneStep{before.read_weights}), write_weights(OneStep{before.write_weights});
+    for (int64_t b = first; b < first + rows; b++) {
+      T* writing = std::copy_n(read_weights.at(b, 0), read_weights.size, weights.at(b, 0));
+      std::copy_n(write_weights.at(b, 0), write_weights.size, writing);
+    }
   }
 
   void step(int64_t sequence, int64_t t, const T* raw, T* reads) {
@@ -74,6 +86,9 @@ struct HeadsForward {
   void finish(int64_t sequence, int64_t steps) {
     const int64_t slots = sizes.memory.slots, word = sizes.memory.word;
     transpose<T>({memories.at(sequence, steps), slots}, {final_memory.at(sequence, 0), word}, word, slots);
+    const T *reading = weights.at(sequence, steps), *writing = reading + final_read_weights.size;
+    std::copy_n(reading, final_read_weights.size, final_read_weights.at(sequence, 0));
+    std::copy_n(writing, final_write_weights.size, final_write_weights.at(sequence, 0));
   }
 
   void activate(const T* MEMNETS_RESTRICT raw, T* MEMNETS_RESTRICT sent) const {
@@ -89,11 +104,11 @@ struct HeadsForward {
   }
 };
 
-// Gradients of the state. That of the memory: of the final one `given`, if any, and of the initial one, if it is
-// `wanted` [batch slots word]; that of the weights [batch heads slots]: of the final ones, and then of the initial ones.
+// Gradients of the final state, `dense`, where there are any; and of the initial one, whose memory has no sequences if
+// its gradient isn't wanted.
 struct HeadGradients {
-  MaybeTensor given;
-  Tensor wanted, weights;
+  MaybeTensor memory, read_weights, write_weights;
+  HeadState initial;
 };
 
 // The gradient of `HeadsForward::step`.
@@ -101,20 +116,36 @@ template <class T>
 struct HeadsBackward {
   const HeadSizes& sizes;
   const Lengths& lengths;
-  Trace<T> emitted, weights, traces, d_all_weights;
+  Trace<T> emitted, weights, traces, d_read_weights, d_write_weights;
   MemorySteps<T> memories;
   MemoryGradients<T> d_memories;
   AddressScratch<T> scratch;
-  std::vector<T> d_head_weights, d_dots, d_norms, d_emitted, inverse, keep;
+  int64_t first;
+  std::vector<T> d_all_weights, d_head_weights, d_dots, d_norms, d_emitted, inverse, keep;
 
   HeadsBackward(const HeadSizes& sizes, const Lengths& lengths, const HeadTrace& saved, const HeadGradients& room,
                 int64_t first, int64_t rows)
       : sizes(sizes), lengths(lengths), emitted(saved.emitted), weights(saved.weights), traces(saved.traces),
-        d_all_weights(room.weights.unsqueeze(1)), memories(saved.memories, first, rows, MEMORY_INTERVAL),
-        d_memories(room.given, room.wanted, sizes.memory.slots, sizes.memory.word, first, rows),
-        scratch(sizes.memory.slots, sizes.scheme.shift_width), d_head_weights(sizes.heads() * sizes.memory.slots),
+        d_read_weights(OneStep{room.initial.read_weights}), d_write_weights(OneStep{room.initial.write_weights}),
+        memories(saved.memories, first, rows, MEMORY_INTERVAL),
+        d_memories(room.memory, room.initial.memory, sizes.memory.slots, sizes.memory.word, first, rows),
+        scratch(sizes.memory.slots, sizes.scheme.shift_width), first(first),
+        d_all_weights(rows * sizes.heads() * sizes.memory.slots), d_head_weights(sizes.heads() * sizes.memory.slots),
         d_dots(sizes.heads() * sizes.memory.slots), d_norms(sizes.memory.slots), d_emitted(sizes.interface()),
-        inverse(sizes.memory.slots), keep(sizes.memory.slots) {}
+        inverse(sizes.memory.slots), keep(sizes.memory.slots) {
+    take_up(room.read_weights, 0, rows);
+    take_up(room.write_weights, sizes.memory.read_heads * sizes.memory.slots, rows);
+  }
+
+  // Gradients of a sequence's weights: of the final ones at first, of the initial ones at last.
+  T* d_weights_of(int64_t sequence) {
+    return d_all_weights.data() + (sequence - first) * sizes.heads() * sizes.memory.slots;
+  }
+  void take_up(const MaybeTensor& given, int64_t at, int64_t rows) {
+    if (!given) return;
+    const Trace<T> from(OneStep{*given});
+    for (int64_t b = first; b < first + rows; b++) std::copy_n(from.at(b, 0), from.size, d_weights_of(b) + at);
+  }
 
   // Write the memories that weren't kept between the last kept one up to step t and that step.
   void write_again(int64_t sequence, int64_t t) {
@@ -127,7 +158,7 @@ struct HeadsBackward {
 
   void step(int64_t sequence, int64_t t, const T* d_reads, T* d_raw) {
     if (t + 1 == lengths[sequence] || (t + 1) % MEMORY_INTERVAL == 0) write_again(sequence, t);
-    T *d_memory = d_memories.at(sequence), *d_weights = d_all_weights.at(sequence, 0);
+    T *d_memory = d_memories.at(sequence), *d_weights = d_weights_of(sequence);
     const int64_t slots = sizes.memory.slots, word = sizes.memory.word, heads = sizes.heads();
     const int64_t reads = sizes.memory.read_heads, writes = sizes.memory.write_heads;
     const int64_t num_traces = sizes.scheme.num_traces(), size = sizes.scheme.size();
@@ -176,7 +207,12 @@ struct HeadsBackward {
     activate_backward(sent, d_sent, d_raw);
   }
 
-  void finish(int64_t sequence) { d_memories.finish(sequence); }
+  void finish(int64_t sequence) {
+    d_memories.finish(sequence);
+    const T *reading = d_weights_of(sequence), *writing = reading + d_read_weights.size;
+    std::copy_n(reading, d_read_weights.size, d_read_weights.at(sequence, 0));
+    std::copy_n(writing, d_write_weights.size, d_write_weights.at(sequence, 0));
+  }
 
   void activate_backward(const T* MEMNETS_RESTRICT sent, const T* MEMNETS_RESTRICT d_sent,
                          T* MEMNETS_RESTRICT d_raw) const {

@@ -13,21 +13,15 @@ namespace {
 
 constexpr const char* OP = "ntm_sequence";
 
-HeadSizes head_sizes(const SequenceCall& call, const Tensor& memory, const Tensor& read_weights,
-                     const Tensor& write_weights, c10::string_view similarity, bool strength, bool gate,
-                     int64_t shift_width, bool sharpening) {
+HeadSizes head_sizes(const SequenceCall& call, const MemorySizes& memory, c10::string_view similarity, bool strength,
+                     bool gate, int64_t shift_width, bool sharpening) {
   const bool key = similarity != "none";
-  HeadSizes sizes;
-  sizes.memory = {memory.size(1), memory.size(2), read_weights.size(1), write_weights.size(1)};
-  sizes.scheme = {key, similarity == "cosine", strength, gate, sharpening, shift_width, memory.size(2)};
-  const auto [slots, word, reads, writes] = sizes.memory;
-  check_shape(OP, "memory", memory, {call.sizes.batch, slots, word});
-  check_shape(OP, "read_weights", read_weights, {call.sizes.batch, reads, slots});
-  check_shape(OP, "write_weights", write_weights, {call.sizes.batch, writes, slots});
-  TORCH_CHECK(slots > 0, OP, ": a memory of no slots");
+  const HeadSizes sizes{memory,
+                        {key, similarity == "cosine", strength, gate, sharpening, shift_width, memory.word}};
+  TORCH_CHECK(memory.slots > 0, OP, ": a memory of no slots");
   TORCH_CHECK(key || !gate, OP, ": a gate needs content weights: similarity 'none' has none");
   TORCH_CHECK(shift_width % 2 || !shift_width, OP, ": shift_width must be odd, not ", shift_width);
-  TORCH_CHECK(call.sizes.reads == reads * word, OP, ": read vectors don't fit the memory");
+  TORCH_CHECK(call.sizes.reads == memory.read_heads * memory.word, OP, ": read vectors don't fit the memory");
   TORCH_CHECK(call.sizes.interface == sizes.interface(), OP, ": interface weights don't fit the heads");
   return sizes;
 }
@@ -40,8 +34,6 @@ HeadTrace allocate(const SequenceCall& call, const HeadSizes& sizes, bool keep) 
           call.trace({batch, states, sizes.heads(), slots}),
           call.trace({batch, steps, sizes.heads(), sizes.scheme.num_traces(), slots})};
 }
-
-Tensor copy(const Tensor& view) { return view.clone(at::MemoryFormat::Contiguous); }
 
 using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
                            Tensor, Tensor, Tensor>;
@@ -57,21 +49,21 @@ Forward forward(const Tensor& inputs, const MaybeTensor& lengths, const Tensor& 
   const ControllerWeights controller(input_weight, recurrent_weight, bias, upper_weight, upper_bias, interface_weight,
                                      interface_bias);
   const SequenceCall call(OP, inputs, lengths, read_vectors, hidden, controller);
-  const HeadSizes sizes = head_sizes(call, memory, read_weights, write_weights, similarity, strength, gate, shift_width,
-                                     sharpening);
-  const int64_t reads = sizes.memory.read_heads, writes = sizes.memory.write_heads;
+  const int64_t slots = memory.size(1), reads = read_weights.size(1), writes = write_weights.size(1);
+  check_shape(OP, "memory", memory, {call.sizes.batch, slots, memory.size(2)});
+  check_shape(OP, "read_weights", read_weights, {call.sizes.batch, reads, slots});
+  check_shape(OP, "write_weights", write_weights, {call.sizes.batch, writes, slots});
+  const HeadSizes sizes = head_sizes(call, {slots, memory.size(2), reads, writes}, similarity, strength, gate,
+                                     shift_width, sharpening);
   const HeadTrace trace = allocate(call, sizes, keep);
-  trace.weights.select(1, 0).narrow(1, 0, reads).copy_(read_weights);
-  trace.weights.select(1, 0).narrow(1, reads, writes).copy_(write_weights);
-  const Tensor first_memory = dense_memory(memory), final_memory = at::empty(memory.sizes(), inputs.options());
+  const HeadState before{dense(memory), dense(read_weights), dense(write_weights)};
+  const HeadState after{call.like(memory), call.like(read_weights), call.like(write_weights)};
   const SequenceResult result = run_forward(call, cell, keep, [&]<class T>(int64_t first, int64_t rows) {
-    return HeadsForward<T>(sizes, trace, first_memory, final_memory, first, rows);
+    return HeadsForward<T>(sizes, trace, before, after, first, rows);
   });
-  const Tensor final_weights = call.last(trace.weights);
-  return {result.trace.features, final_memory, copy(final_weights.narrow(1, 0, reads)),
-          copy(final_weights.narrow(1, reads, writes)), result.read_vectors.view(read_vectors.sizes()), result.hidden,
-          result.cell, result.trace.gates, result.trace.cells, result.trace.hiddens, trace.emitted, trace.memories,
-          trace.weights, trace.traces};
+  return {result.trace.features, after.memory, after.read_weights, after.write_weights,
+          result.read_vectors.view(read_vectors.sizes()), result.hidden, result.cell, result.trace.gates,
+          result.trace.cells, result.trace.hiddens, trace.emitted, trace.memories, trace.weights, trace.traces};
 }
 
 Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, const MaybeTensor& d_read_weights,
@@ -87,28 +79,25 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
   const ControllerWeights controller(input_weight, recurrent_weight, bias, upper_weight, upper_bias, interface_weight,
                                      interface_bias);
   const SequenceCall call(OP, inputs, lengths, read_vectors, hidden, controller);
-  const int64_t read_heads = read_vectors.size(1), write_heads = weights.size(2) - read_heads;
-  const Tensor memory = memories.select(1, 0).transpose(1, 2), first_weights = weights.select(1, 0);
-  const HeadSizes sizes = head_sizes(call, memory, first_weights.narrow(1, 0, read_heads),
-                                     first_weights.narrow(1, read_heads, write_heads), similarity, strength, gate,
-                                     shift_width, sharpening);
+  const int64_t batch = call.sizes.batch, word = memories.size(2), slots = memories.size(3);
+  const int64_t reads = read_vectors.size(1), writes = weights.size(2) - reads;
+  const HeadSizes sizes = head_sizes(call, {slots, word, reads, writes}, similarity, strength, gate, shift_width,
+                                     sharpening);
   const HeadTrace trace{emitted, memories, weights, traces};
-  const int64_t batch = call.sizes.batch, slots = sizes.memory.slots;
-  const HeadGradients room{d_memory ? dense_memory(*d_memory) : d_memory,
-                           at::empty({wants_memory ? batch : 0, slots, sizes.memory.word}, inputs.options()),
-                           at::empty({batch, sizes.heads(), slots}, inputs.options())};
-  const auto set = [](Tensor into, const MaybeTensor& given) { given ? into.copy_(*given) : into.zero_(); };
-  set(room.weights.narrow(1, 0, read_heads), d_read_weights);
-  set(room.weights.narrow(1, read_heads, write_heads), d_write_weights);
+  const auto options = inputs.options();
+  const HeadState initial{at::empty({wants_memory ? batch : 0, slots, word}, options),
+                          at::empty({batch, reads, slots}, options), at::empty({batch, writes, slots}, options)};
+  const auto given = [](const MaybeTensor& gradient) { return gradient ? dense(*gradient) : gradient; };
+  const HeadGradients room{given(d_memory), given(d_read_weights), given(d_write_weights), initial};
   const SequenceGradients found =
       run_backward(call, {features, gates, cells, hiddens}, {d_features, d_read_vectors, d_hidden, d_cell},
                    wants_inputs, [&]<class T>(int64_t first, int64_t rows) {
                      return HeadsBackward<T>(sizes, call.lengths, trace, room, first, rows);
                    });
-  return {found.inputs, room.wanted, copy(room.weights.narrow(1, 0, read_heads)),
-          copy(room.weights.narrow(1, read_heads, write_heads)), found.read_vectors.view(read_vectors.sizes()),
-          found.hidden, found.cell, found.input_weight, found.recurrent_weight, found.bias, found.upper_weight,
-          found.upper_bias, found.interface_weight, found.interface_bias};
+  return {found.inputs, initial.memory, initial.read_weights, initial.write_weights,
+          found.read_vectors.view(read_vectors.sizes()), found.hidden, found.cell, found.input_weight,
+          found.recurrent_weight, found.bias, found.upper_weight, found.upper_bias, found.interface_weight,
+          found.interface_bias};
 }
 
 }  // namespace

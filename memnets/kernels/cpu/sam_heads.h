@@ -30,9 +30,9 @@ struct SparseForward {
   SparseForward(const SparseSizes& sizes, double threshold, const SparseTrace& saved, const SparseState& state,
                 int64_t first, int64_t rows)
       : sizes(sizes), threshold(threshold), first(first), emitted(saved.emitted), weights(saved.weights),
-        replaced(saved.replaced), memory(state.memory.unsqueeze(1)), write_weights(state.write_weights.unsqueeze(1)),
-        slots(saved.slots), last_access(state.last_access.unsqueeze(1)), clock(state.clock.unsqueeze(1)),
-        write_slots(state.write_slots.unsqueeze(1)), last_memories(saved.memories),
+        replaced(saved.replaced), memory(OneStep{state.memory}), write_weights(OneStep{state.write_weights}),
+        slots(saved.slots), last_access(OneStep{state.last_access}), clock(OneStep{state.clock}),
+        write_slots(OneStep{state.write_slots}), last_memories(saved.memories),
         dots(sizes.heads * sizes.padded()), scores(sizes.reads), row(sizes.word), access(sizes.slots, T(0)) {
     for (int64_t b = first; b < first + rows; b++) memories.emplace_back(sizes, memory.at(b, 0), last_access.at(b, 0));
   }
@@ -202,8 +202,8 @@ struct SparseBackward {
   SparseBackward(const SparseSizes& sizes, const SparseTrace& saved, const Tensor& memories,
                  const SparseGradients& room)
       : sizes(sizes), emitted(saved.emitted), weights(saved.weights), replaced(saved.replaced),
-        memories(memories.unsqueeze(1)), d_memories(room.memory.unsqueeze(1)),
-        d_read_weights(room.read_weights.unsqueeze(1)), d_write_weights(room.write_weights.unsqueeze(1)),
+        memories(OneStep{memories}), d_memories(OneStep{room.memory}),
+        d_read_weights(OneStep{room.read_weights}), d_write_weights(OneStep{room.write_weights}),
         slots(saved.slots), cosines(sizes.reads), norms(sizes.reads), d_used(sizes.reads), d_sent(sizes.slice()) {}
 
   void step(int64_t sequence, int64_t t, const T* d_reads, T* d_raw) {

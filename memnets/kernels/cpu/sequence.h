@@ -86,11 +86,13 @@ void forward_chunk(const SequenceCall& call, ControllerForward<T>& controller, c
     for (int64_t b = 0; b < rows; b++)
       if (t < call.lengths[first + b]) heads.step(first + b, t, raw.row(b), now.row(b) + hidden);
   }
-  const Trace<T> last_hidden(into.hidden.unsqueeze(1)), last_reads(into.read_vectors.unsqueeze(1));
+  const Trace<T> last_hidden(OneStep{into.hidden}), last_cell(OneStep{into.cell});
+  const Trace<T> last_reads(OneStep{into.read_vectors});
   for (int64_t b = 0; b < rows; b++) {
     const int64_t steps = call.lengths[first + b];
     heads.finish(first + b, steps);
     std::copy_n(controller.seen(steps - 1).row(b) + hidden, sizes.reads, last_reads.at(first + b, 0));
+    std::copy_n(controller.cells.at(first + b, steps), last_cell.size, last_cell.at(first + b, 0));
     for (int64_t layer = 0; layer < sizes.state_layers(); layer++)
       std::copy_n(controller.hidden(layer, steps - 1).row(b), hidden, last_hidden.at(first + b, 0) + layer * hidden);
   }
@@ -109,21 +111,20 @@ SequenceResult run_forward(const SequenceCall& call, const MaybeTensor& cell, bo
   if (sizes.lstm) {
     TORCH_CHECK(cell, call.op, ": a cell vector goes with recurrent weights");
     check_shape(call.op, "cell", *cell, {batch, layers, hidden});
-    trace.cells.select(1, 0).copy_(*cell);
   }
-  trace.hiddens.select(1, 0).copy_(call.hidden.narrow(1, 0, sizes.layers - 1));
+  const Tensor first_cell = sizes.lstm ? dense(*cell) : Tensor();
   const auto options = call.inputs.options();
-  SequenceResult result{trace, at::empty({batch, sizes.reads}, options), at::empty({batch, layers, hidden}, options),
-                        Tensor()};
+  const SequenceResult result{trace, at::empty({batch, sizes.reads}, options),
+                              at::empty({batch, layers, hidden}, options), at::empty({batch, layers, hidden}, options)};
   AT_DISPATCH_FLOATING_TYPES(call.inputs.scalar_type(), "memnets sequence", [&] {
     const PackedWeights weights = PackedWeights::of<scalar_t>(call, true, true);
     for_chunks(call, [&](int64_t, int64_t first, int64_t end) {
       ControllerForward<scalar_t> controller(call, weights, trace, first, end - first);
+      if (sizes.lstm) controller.begin(first_cell);
       auto heads = make_heads.template operator()<scalar_t>(first, end - first);
       forward_chunk<scalar_t>(call, controller, weights.interface, heads, result);
     });
   });
-  result.cell = call.last(trace.cells);
   return result;
 }
 

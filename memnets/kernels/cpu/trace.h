@@ -10,6 +10,11 @@
 
 namespace memnets {
 
+// A state, `[batch ...]`, taken for a trace of one step.
+struct OneStep {
+  const at::Tensor& tensor;
+};
+
 // What one step of every sequence left behind, a `[batch steps ...]` tensor: `rows` steps are kept, older ones
 // overwritten. The sequences of a step, or the steps of a sequence, lie one after the other. Where a trace has a row
 // more than there are steps, row 0 is the initial state.
@@ -19,6 +24,10 @@ struct Trace {
       : start(tensor.data_ptr<T>()), rows(tensor.size(1)),
         size(tensor.numel() / std::max<int64_t>(tensor.size(0) * tensor.size(1), 1)), sequence_stride(tensor.stride(0)),
         step_stride(tensor.stride(1)) {}
+  explicit Trace(OneStep state)
+      : start(state.tensor.data_ptr<T>()), rows(1),
+        size(state.tensor.numel() / std::max<int64_t>(state.tensor.size(0), 1)),
+        sequence_stride(state.tensor.stride(0)), step_stride(0) {}
   T* at(int64_t sequence, int64_t step) const {
     return start + sequence * sequence_stride + (step < rows ? step : step % rows) * step_stride;
   }
@@ -66,9 +75,12 @@ inline at::Tensor working_space(const at::Tensor& trace, int64_t sequences, int6
 // step's memory would be more than half of what is kept.
 constexpr int64_t MEMORY_INTERVAL = 6;
 
-// A memory `[batch slots word]` whose own numbers lie one after the other; it may be the same for all of the batch.
-inline at::Tensor dense_memory(const at::Tensor& memory) {
-  return memory.size(0) && memory.select(0, 0).is_contiguous() ? memory : memory.contiguous();
+// A state `[batch ...]`, each sequence's numbers one after the other; they may be the same for all of the batch.
+inline at::Tensor dense(const at::Tensor& state) {
+  int64_t stride = 1;
+  for (int64_t axis = state.dim() - 1; axis > 0; stride *= state.size(axis--))
+    if (state.size(axis) != 1 && state.stride(axis) != stride) return state.contiguous();
+  return state;
 }
 
 // The memories of a chunk's `rows` sequences, step by step, those that aren't kept in `places` steps of working space.
@@ -77,9 +89,9 @@ struct MemorySteps : KeptSteps<T> {
   MemorySteps(const at::Tensor& memories, int64_t first, int64_t rows, int64_t places)
       : KeptSteps<T>(memories, MEMORY_INTERVAL, first, working_space(memories, rows, places)),
         word(memories.size(2)), slots(memories.size(3)) {}
-  // Take up the memories before the first step, `dense_memory`s [batch slots word].
+  // Take up the memories before the first step, `dense` [batch slots word].
   void begin(const at::Tensor& memory, int64_t first, int64_t rows) {
-    const Trace<T> given(memory.unsqueeze(1));
+    const Trace<T> given(OneStep{memory});
     for (int64_t b = first; b < first + rows; b++)
       transpose<T>({given.at(b, 0), word}, {this->at(b, 0), slots}, slots, word);
   }
@@ -89,13 +101,13 @@ struct MemorySteps : KeptSteps<T> {
 // Gradients of a chunk's memories, word by word: of the final ones at first, of the initial ones at last.
 template <class T>
 struct MemoryGradients {
-  // `given`, a `dense_memory`, and `wanted` [batch slots word], where there are any; `wanted` has no sequences else.
+  // `given`, `dense`, and `wanted` [batch slots word], where there are any; `wanted` has no sequences else.
   MemoryGradients(const std::optional<at::Tensor>& given, const at::Tensor& wanted, int64_t slots, int64_t word,
                   int64_t first, int64_t rows)
-      : wanted(wanted.unsqueeze(1)), is_wanted(wanted.size(0)), first(first), slots(slots), word(word),
+      : wanted(OneStep{wanted}), is_wanted(wanted.size(0)), first(first), slots(slots), word(word),
         numbers(rows * slots * word, T(0)) {
     if (!given) return;
-    const Trace<T> from(given->unsqueeze(1));
+    const Trace<T> from(OneStep{*given});
     for (int64_t b = first; b < first + rows; b++)
       transpose<T>({from.at(b, 0), word}, {at(b), slots}, slots, word);
   }
