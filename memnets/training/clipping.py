@@ -21,8 +21,10 @@ def clip_gradients(parameters: Iterable[nn.Parameter], settings: TrainerSettings
     if settings.clip_spectral_each is not None:
         for weight in weights:
             clip_spectral_norm(weight, settings.clip_spectral_each)
-    limit = float("inf") if settings.clip_norm is None else settings.clip_norm
-    norm: torch.Tensor = nn.utils.clip_grad_norm_(weights, limit)
+    if settings.clip_norm is None:
+        norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+    else:
+        norm = nn.utils.clip_grad_norm_(weights, settings.clip_norm)
     return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
 
