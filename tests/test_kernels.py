@@ -355,10 +355,18 @@ class TestNTM:
     def test_shapes_are_checked_before_memory_is_touched(self):
         """Outside of tests nothing else looks at them."""
         arguments = list(op_arguments(problem()))
-        for i, name in ((2, "memory"), (10, "bias"), (14, "interface_bias")):
-            wrong_one = [*arguments[:i], arguments[i][:1], *arguments[i + 1 :]]
-            with pytest.raises(RuntimeError, match=f"ntm_sequence: {name} must be"):
-                torch.ops.memnets.ntm_sequence_forward(*wrong_one)
+        for i, name in ((2, "memory"), (4, "write_weights"), (5, "read_vectors"), (7, "cell"), (14, "interface_bias")):
+            for wrong in (arguments[i][:1], torch.cat([arguments[i]] * 2)):
+                wrong_one = [*arguments[:i], wrong, *arguments[i + 1 :]]
+                with pytest.raises(RuntimeError, match=f"ntm_sequence: {name} must be"):
+                    torch.ops.memnets.ntm_sequence_forward(*wrong_one)
+
+    def test_an_ntm_reads_and_writes(self):
+        given = problem()
+        for heads in ("read_weights", "write_weights"):
+            state = given.state._replace(**{heads: getattr(given.state, heads)[:, :0]})
+            with pytest.raises(ValueError, match="at least one head that reads and one that writes"):
+                ntm_sequence(*given._replace(state=state))
 
     def test_hooks_are_called(self):
         model, calls = tiny_ntm(), []

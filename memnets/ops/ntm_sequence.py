@@ -75,8 +75,9 @@ def ntm_sequence(
 
     Raises:
         BackendError: the backend asked for by name can't serve the call.
-        ValueError: a gate without similarity, an even shift width, no steps, or lengths beyond the steps there are (on
-            a GPU, where looking would take time, such lengths are cut to what there is).
+        ValueError: no head that reads or none that writes, a gate without similarity, an even shift width, no steps, or
+            lengths beyond the steps there are (on a GPU, where looking would take time, such lengths are cut to what
+            there is).
     """
     given = (inputs, state, weights, scheme, lengths)
     return run_kernel(*given) or ntm_sequence_reference(*given)
@@ -90,7 +91,7 @@ def run_kernel(
     lengths: Int[Tensor, " batch"] | None = None,
 ) -> Result | None:
     """Return the same from a kernel; None if none serves, for callers with a step of their own to fall back on."""
-    _check(scheme, lengths, inputs.shape[1])
+    _check(scheme, state, lengths, inputs.shape[1])
     given = (without_padding(inputs, lengths), lengths, *state, *weights)
     obstacles = {
         "triton": lambda: _layers_obstacle(weights) or triton_obstacle(given, state.memory),
@@ -104,7 +105,9 @@ def run_kernel(
     return features, NTMSequenceState(*after)
 
 
-def _check(scheme: HeadScheme, lengths: Tensor | None, steps: int) -> None:
+def _check(scheme: HeadScheme, state: NTMSequenceState, lengths: Tensor | None, steps: int) -> None:
+    if not (state.read_weights.shape[1] and state.write_weights.shape[1]):
+        raise ValueError("an NTM has at least one head that reads and one that writes")
     if scheme.gate and not scheme.similarity:
         raise ValueError("a gate interpolates content weights and previous ones: give a similarity, or gate=False")
     if scheme.shift_width and scheme.shift_width % 2 == 0:

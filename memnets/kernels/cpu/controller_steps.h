@@ -41,15 +41,14 @@ Space<T> first_features(const SequenceCall& call, int64_t first, int64_t rows) {
 // A chunk's controller, step by step.
 template <class T>
 struct ControllerForward {
+  // `first_cell`, of an LSTM, is `dense` [batch layers hidden].
   ControllerForward(const SequenceCall& call, const PackedWeights& weights, const ControllerTrace& trace,
-                    int64_t first, int64_t rows)
+                    const MaybeTensor& first_cell, int64_t first, int64_t rows)
       : call(call), sizes(call.sizes), weights(weights), inputs(call.inputs), features(trace.features),
         gates(trace.gates), cells(trace.cells), hiddens(trace.hiddens), first(first), rows(rows),
-        start(first_features<T>(call, first, rows)), space(rows, sizes.gates) {}
-
-  // Take up an LSTM's state before the first step, of which `first_cell` is `dense` [batch layers hidden].
-  void begin(const Tensor& first_cell) {
-    const Trace<T> given_hidden(OneStep{call.hidden}), given_cell(OneStep{first_cell});
+        start(first_features<T>(call, first, rows)), space(rows, sizes.gates) {
+    if (!first_cell) return;
+    const Trace<T> given_hidden(OneStep{call.hidden}), given_cell(OneStep{*first_cell});
     for (int64_t b = first; b < first + rows; b++) {
       std::copy_n(given_hidden.at(b, 0), hiddens.size, hiddens.at(b, 0));
       std::copy_n(given_cell.at(b, 0), cells.size, cells.at(b, 0));

@@ -70,6 +70,7 @@ inline ControllerSizes controller_sizes(const char* op, const Tensor& inputs, co
   TORCH_CHECK(batch > 0 && steps > 0, op, ": no sequences or no steps");
   TORCH_CHECK(gates == (lstm ? 4 : 1) * size && (lstm || layers == 1), op, ": controller weights don't fit");
   TORCH_CHECK(weights.input.size(1) == input + reads, op, ": input weights don't fit");
+  check_shape(op, "read_vectors", read_vectors, {batch, read_vectors.size(1), read_vectors.size(2)});
   TORCH_CHECK(hidden.has_value() == lstm, op, ": hidden vectors go with recurrent weights");
   check_shape(op, "bias", weights.bias, {gates});
   check_shape(op, "interface_bias", weights.interface_bias, {interface});
@@ -100,9 +101,13 @@ struct SequenceCall {
   Tensor trace(at::IntArrayRef shape) const {
     std::vector<int64_t> strides(shape.size());
     int64_t stride = 1;
-    const auto lay = [&](size_t axis) { strides[axis] = stride, stride *= std::max<int64_t>(shape[axis], 1); };
+    const auto lay = [&](size_t axis) {
+      strides[axis] = stride;
+      stride *= std::max<int64_t>(shape[axis], 1);
+    };
     for (size_t axis = shape.size() - 1; axis > 1; axis--) lay(axis);
-    lay(0), lay(1);
+    lay(0);
+    lay(1);
     const Tensor made = at::empty_strided(shape, strides, inputs.options());
     return lengths.each ? made.zero_() : made;
   }

@@ -43,7 +43,7 @@ struct DNCForward {
   int64_t interval;
   ContentScratch<T> content;
   Ascending<T> order;
-  std::vector<T> left, allocation, passed_on, before, keep;
+  std::vector<T> left, allocation, passed_on, before;
 
   // `link` holds the links before the first step, then those after each in turn.
   DNCForward(const DNCScheme& scheme, const DNCTrace& trace, const Tensor& first_memory, const Tensor& final_memory,
@@ -53,7 +53,7 @@ struct DNCForward {
         kept_links(trace.links), links(OneStep{link}), final_memory(OneStep{final_memory}),
         interval(link_interval(steps)), content(scheme), order(scheme.memory.slots), left(scheme.memory.slots),
         allocation(scheme.memory.slots), passed_on(scheme.memory.slots),
-        before(scheme.deallocation ? memories.kept.size : 0), keep(scheme.memory.slots) {
+        before(scheme.deallocation ? memories.kept.size : 0) {
     memories.begin(first_memory, first, count);
   }
 
@@ -70,7 +70,7 @@ struct DNCForward {
     content_address(scheme, memory, sent, trace, num_reads, heads, content);
     write_weights(scheme, sent, allocation.data(), trace + (scheme.content_trace(num_reads) + 1) * slots, written);
     write(before_write(scheme, memory, left.data(), before.data()), written, sent + scheme.erase_at(),
-          sent + scheme.add_at(), next_memory, keep.data(), scheme.memory);
+          sent + scheme.add_at(), next_memory, scheme.memory);
     if (scheme.link) link(sequence, t, sent, state, next, trace);
     content_address(scheme, next_memory, sent, trace, 0, num_reads, content);
     for (int64_t h = 0; h < num_reads; h++) {
@@ -126,7 +126,7 @@ struct DNCBackward {
   Trace<T> d_rows, d_links;
   ContentScratch<T> content;
   Ascending<T> order;
-  std::vector<T> left, d_left, allocation, d_allocation, passed_on, before, keep;
+  std::vector<T> left, d_left, allocation, d_allocation, passed_on, before, scratch_to_write;
   std::vector<T> d_found, d_sharp, d_written, d_content, d_emitted;
   std::vector<int64_t> memories_from, links_from;  // the kept step from which a sequence's were last made again
   int64_t first;
@@ -140,7 +140,7 @@ struct DNCBackward {
         d_rows(OneStep{gradients.rows}), d_links(OneStep{gradients.link}), content(scheme),
         order(scheme.memory.slots), left(scheme.memory.slots), d_left(scheme.memory.slots),
         allocation(scheme.memory.slots), d_allocation(scheme.memory.slots), passed_on(scheme.memory.slots),
-        before(scheme.deallocation ? memories.kept.size : 0), keep(scheme.memory.slots),
+        before(scheme.deallocation ? memories.kept.size : 0), scratch_to_write(write_scratch(scheme.memory)),
         d_found(3 * scheme.reads() * scheme.memory.slots), d_sharp(scheme.memory.slots), d_written(scheme.memory.slots),
         d_content(scheme.memory.slots), d_emitted(scheme.emitted()), memories_from(count, -1), links_from(count, -1),
         first(first) {}
@@ -216,9 +216,8 @@ struct DNCBackward {
     retention(sent + scheme.free_at(), state, left.data(), num_reads, slots);
     allocate(next_usage, allocation.data(), passed_on.data(), order, slots);
     write_backward(before_write(scheme, memory, left.data(), before.data()), d_memory, written,
-                   sent + scheme.erase_at(), sent + scheme.add_at(), 0, d_written.data(), d_sent + scheme.erase_at(),
-                   d_sent + scheme.add_at(), keep.data(), scheme.memory);
-    keep_backward(d_memory, written, sent + scheme.erase_at(), keep.data(), scheme.memory);
+                   sent + scheme.erase_at(), sent + scheme.add_at(), d_written.data(), d_sent + scheme.erase_at(),
+                   d_sent + scheme.add_at(), scratch_to_write.data(), scheme.memory);
     before_write_backward(scheme, memory, left.data(), d_memory, d_left.data());
     write_weights_backward(scheme, sent, allocation.data(), trace + (scheme.content_trace(num_reads) + 1) * slots,
                            d_written.data(), d_allocation.data(), d_content.data(), d_sent);
@@ -238,7 +237,7 @@ struct DNCBackward {
       retention(sent + scheme.free_at(), state, left.data(), scheme.reads(), scheme.memory.slots);
       write(before_write(scheme, memories.at(sequence, step), left.data(), before.data()),
             rows.at(sequence, step + 1) + scheme.reads() * scheme.memory.slots, sent + scheme.erase_at(),
-            sent + scheme.add_at(), memories.at(sequence, step + 1), keep.data(), scheme.memory);
+            sent + scheme.add_at(), memories.at(sequence, step + 1), scheme.memory);
     }
   }
 

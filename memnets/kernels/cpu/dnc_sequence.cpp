@@ -88,7 +88,7 @@ Forward forward(const Tensor& inputs, const MaybeTensor& lengths, const Tensor& 
   const StateRows first(scheme, trace.rows.select(1, 0));
   first.read_weights.copy_(read_weights), first.write_weights.copy_(write_weights);
   first.usage.copy_(usage), first.precedence.copy_(precedence);
-  const Tensor first_memory = dense(memory), final_memory = at::empty(memory.sizes(), inputs.options());
+  const Tensor first_memory = dense(memory), final_memory = call.like(memory);
   const Tensor final_link = copy(link);
   const SequenceResult result = run_forward(call, cell, keep, [&]<class T>(int64_t first, int64_t count) {
     return DNCForward<T>(scheme, trace, first_memory, final_memory, final_link, call.sizes.steps, first, count);
@@ -119,7 +119,7 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
   call.chunk = link_chunk(links.size(2) * links.size(3) * link_interval(call.sizes.steps) * links.element_size());
   const DNCTrace trace{emitted, memories, rows, traces, links};
   const int64_t batch = call.sizes.batch, slots = scheme.memory.slots;
-  const DNCGradients room{d_memory ? dense(*d_memory) : d_memory,
+  const DNCGradients room{dense(d_memory),
                           at::empty({wants_memory ? batch : 0, slots, scheme.memory.word}, inputs.options()),
                           at::empty({batch, scheme.num_rows(), slots}, inputs.options()),
                           at::empty({batch, links.size(2), links.size(3)}, inputs.options())};

@@ -73,93 +73,84 @@ inline void read(const T* MEMNETS_RESTRICT memory, const T* MEMNETS_RESTRICT wei
   });
 }
 
-// keep(n) = prod_h (1 - w_h(n) erase_h) over the write heads but `without` (-1: all), for one component of the words.
-template <class T>
-inline void kept(const T* weights, const T* erase, T* MEMNETS_RESTRICT keep, const MemorySizes& sizes, int64_t w,
-                 int64_t without = -1) {
-  std::fill_n(keep, sizes.slots, T(1));
-  for (int64_t h = 0; h < sizes.write_heads; h++) {
-    if (h == without) continue;
-    const T* head = weights + h * sizes.slots;
-    const T factor = erase[h * sizes.word + w];
-    each<T>(sizes.slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
-      lanes.store(keep + n, lanes.load(keep + n) * (1 - lanes.load(head + n) * factor));
-    });
-  }
-}
-
 // M'(n) = M(n) prod_h (1 - w_h(n) erase_h) + sum_h w_h(n) add_h (equations 3 and 4).
 //
-// `weights` [heads slots]; `erase` and `add` [heads word]; `scratch` [slots]. `next` may be `memory` itself.
+// `weights` [heads slots]; `erase` and `add` [heads word]. `next` may be `memory` itself.
 template <class T>
 inline void write(const T* memory, const T* MEMNETS_RESTRICT weights, const T* erase, const T* add, T* next,
-                  T* MEMNETS_RESTRICT scratch, const MemorySizes& sizes) {
-  const int64_t slots = sizes.slots;
-  for (int64_t w = 0; sizes.write_heads == 1 && w < sizes.word; w++) {
-    const T *row = memory + w * slots, erased = erase[w], added = add[w];
+                  const MemorySizes& sizes) {
+  const int64_t slots = sizes.slots, word = sizes.word;
+  each_block<4>(word, [&](auto block, int64_t w) MEMNETS_INLINE {
+    Vector<T> kept[block], added[block];
     each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
-      const Vector<T> before = lanes.load(row + n);
-      lanes.store(next + w * slots + n, before + lanes.load(weights + n) * (added - erased * before));
+      repeat(block, [&](auto j) MEMNETS_INLINE { kept[j] = lanes.load(memory + (w + j) * slots + n), added[j] = Vector<T>{}; });
+      for (int64_t h = 0; h < sizes.write_heads; h++) {
+        const Vector<T> weight = lanes.load(weights + h * slots + n);
+        repeat(block, [&](auto j) MEMNETS_INLINE {
+          kept[j] -= kept[j] * weight * erase[h * word + w + j];
+          added[j] += weight * add[h * word + w + j];
+        });
+      }
+      repeat(block, [&](auto j) MEMNETS_INLINE { lanes.store(next + (w + j) * slots + n, kept[j] + added[j]); });
     });
-  }
-  for (int64_t w = 0; sizes.write_heads > 1 && w < sizes.word; w++) {
-    const T* row = memory + w * slots;
-    kept(weights, erase, scratch, sizes, w);
-    each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
-      Vector<T> after = lanes.load(row + n) * lanes.load(scratch + n);
-      for (int64_t h = 0; h < sizes.write_heads; h++) after += add[h * sizes.word + w] * lanes.load(weights + h * slots + n);
-      lanes.store(next + w * slots + n, after);
-    });
-  }
+  });
 }
 
-// Gradient of one write head's weights (added to), of what it erases and of what it adds, from that of the new memory.
+// How many numbers `write_backward` needs to work.
+inline int64_t write_scratch(const MemorySizes& sizes) { return (2 + sizes.write_heads) * 2 * sizes.slots; }
+
+// Gradients of the write heads' weights (added to), of what they erase and of what they add. `d_memory`, at first the
+// gradient of the new memory, is at last that of the old one, as far as it was kept. `scratch` [write_scratch].
 //
-// `scratch` [slots]: needed if there are other write heads, whose erasures lie between.
+// A head's erasure acts on what the others keep, so that of those before it is kept of each, and that of those after it
+// comes together as heads are gone through in reverse.
 template <class T>
-inline void write_backward(const T* MEMNETS_RESTRICT memory, const T* MEMNETS_RESTRICT d_next, const T* weights,
-                           const T* all_erase, const T* add, int64_t head, T* MEMNETS_RESTRICT d_weights,
-                           T* MEMNETS_RESTRICT d_erase, T* MEMNETS_RESTRICT d_add, T* MEMNETS_RESTRICT scratch,
-                           const MemorySizes& sizes) {
-  const int64_t slots = sizes.slots;
-  const T *mine = weights + head * slots, *erase = all_erase + head * sizes.word;
-  const auto accumulate = [&](auto block, int64_t w, auto kept_by_others) MEMNETS_INLINE {
-    Vector<T> erased[block] = {}, added[block] = {};
+inline void write_backward(const T* MEMNETS_RESTRICT memory, T* MEMNETS_RESTRICT d_memory,
+                           const T* MEMNETS_RESTRICT weights, const T* erase, const T* add,
+                           T* MEMNETS_RESTRICT d_weights, T* MEMNETS_RESTRICT d_erase, T* MEMNETS_RESTRICT d_add,
+                           T* MEMNETS_RESTRICT scratch, const MemorySizes& sizes) {
+  const int64_t slots = sizes.slots, word = sizes.word, heads = sizes.write_heads;
+  each_block<2>(word, [&](auto block, int64_t w) MEMNETS_INLINE {
+    T *d_next = scratch, *d_kept = d_next + block * slots, *before = d_kept + block * slots;
+    Vector<T> kept[block];
     each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
-      const Vector<T> weight = lanes.load(mine + n);
-      Vector<T> d_weight = lanes.load(d_weights + n);
+      repeat(block, [&](auto j) MEMNETS_INLINE { kept[j] = Vector<T>{} + T(1); });
+      for (int64_t h = 0; h < heads; h++) {
+        const Vector<T> weight = lanes.load(weights + h * slots + n);
+        repeat(block, [&](auto j) MEMNETS_INLINE {
+          lanes.store(before + (h * block + j) * slots + n, kept[j]);
+          kept[j] -= kept[j] * weight * erase[h * word + w + j];
+        });
+      }
       repeat(block, [&](auto j) MEMNETS_INLINE {
-        const Vector<T> d_row = lanes.load(d_next + (w + j) * slots + n);
-        const Vector<T> d_keep = d_row * kept_by_others(lanes.load(memory + (w + j) * slots + n), n, lanes);
-        d_weight += add[w + j] * d_row - erase[w + j] * d_keep;
-        erased[j] += weight * d_keep;
-        added[j] += weight * d_row;
+        T* d_row = d_memory + (w + j) * slots + n;
+        const Vector<T> d_new = lanes.load(d_row);
+        lanes.store(d_next + j * slots + n, d_new);
+        lanes.store(d_kept + j * slots + n, d_new * lanes.load(memory + (w + j) * slots + n));
+        lanes.store(d_row, d_new * kept[j]);
       });
-      lanes.store(d_weights + n, d_weight);
     });
-    repeat(block, [&](auto j) MEMNETS_INLINE { d_erase[w + j] = -sum_of<T>(erased[j]), d_add[w + j] = sum_of<T>(added[j]); });
-  };
-  if (sizes.write_heads == 1)
-    each_block(sizes.word, [&](auto block, int64_t w) MEMNETS_INLINE {
-      accumulate(block, w, [](Vector<T> row, int64_t, auto) MEMNETS_INLINE { return row; });
-    });
-  else
-    for (int64_t w = 0; w < sizes.word; w++) {
-      kept(weights, all_erase, scratch, sizes, w, head);
-      accumulate(std::integral_constant<int, 1>{}, w,
-                 [&](Vector<T> row, int64_t n, auto lanes) MEMNETS_INLINE { return row * lanes.load(scratch + n); });
+    for (int64_t h = heads - 1; h >= 0; h--) {
+      const T *erased_by = erase + h * word + w, *added_by = add + h * word + w;
+      Vector<T> erased[block] = {}, added[block] = {};
+      each<T>(slots, [&](int64_t n, auto lanes) MEMNETS_INLINE {
+        const Vector<T> weight = lanes.load(weights + h * slots + n);
+        Vector<T> d_weight = lanes.load(d_weights + h * slots + n);
+        repeat(block, [&](auto j) MEMNETS_INLINE {
+          const Vector<T> d_new = lanes.load(d_next + j * slots + n), d_after = lanes.load(d_kept + j * slots + n);
+          const Vector<T> d_keep = d_after * lanes.load(before + (h * block + j) * slots + n);
+          d_weight += added_by[j] * d_new - erased_by[j] * d_keep;
+          erased[j] += weight * d_keep;
+          added[j] += weight * d_new;
+          lanes.store(d_kept + j * slots + n, d_after - d_after * weight * erased_by[j]);
+        });
+        lanes.store(d_weights + h * slots + n, d_weight);
+      });
+      repeat(block, [&](auto j) MEMNETS_INLINE {
+        d_erase[h * word + w + j] = -sum_of<T>(erased[j]), d_add[h * word + w + j] = sum_of<T>(added[j]);
+      });
     }
-}
-
-// The memory's gradient through the step's own write: `d_memory` is that of the new memory, then that of the old one.
-template <class T>
-inline void keep_backward(T* MEMNETS_RESTRICT d_memory, const T* weights, const T* erase, T* MEMNETS_RESTRICT scratch,
-                          const MemorySizes& sizes) {
-  for (int64_t w = 0; w < sizes.word; w++) {
-    T* d_row = d_memory + w * sizes.slots;
-    kept(weights, erase, scratch, sizes, w);
-    each<T>(sizes.slots, [&](int64_t n, auto lanes) MEMNETS_INLINE { lanes.store(d_row + n, lanes.load(d_row + n) * lanes.load(scratch + n)); });
-  }
+  });
 }
 
 // Grow `d_memory` by what reading gives it, sum_h w_h(n) d_read_h.
@@ -227,7 +218,7 @@ inline void use_backward(const T* MEMNETS_RESTRICT memory, const T* MEMNETS_REST
   });
 }
 
-// And one for `keep_backward`, `read_backward` and `similarity_backward`.
+// And one for what `write_backward` leaves of the memory's gradient, `read_backward` and `similarity_backward`.
 template <class T>
 inline void memory_backward(const T* MEMNETS_RESTRICT memory, T* MEMNETS_RESTRICT d_memory, const T* read_weights,
                             const T* write_weights, const T* d_read, const T* erase, const T* keys, T* d_keys,

@@ -31,10 +31,10 @@ struct HeadTrace {
   Tensor traces;    // [batch steps heads num_traces slots]
 };
 
-// What passes from step to step, each `dense`.
+// What passes from step to step, each `dense`; or its gradient.
 struct HeadState {
-  Tensor memory;                        // [batch slots word]
-  Tensor read_weights, write_weights;   // [batch read_heads slots] [batch write_heads slots]
+  Tensor memory;                       // [batch slots word]
+  Tensor read_weights, write_weights;  // [batch read_heads slots] [batch write_heads slots]
 };
 
 // One step of one sequence's heads: activates the interface, addresses, reads and writes.
@@ -44,7 +44,7 @@ struct HeadsForward {
   Trace<T> emitted, weights, traces, final_memory, final_read_weights, final_write_weights;
   MemorySteps<T> memories;
   AddressScratch<T> scratch;
-  std::vector<T> dots, inverse, keep, zeros;
+  std::vector<T> dots, inverse, zeros;
 
   // Memories are written in place, but for those that are kept.
   HeadsForward(const HeadSizes& sizes, const HeadTrace& saved, const HeadState& before, const HeadState& after,
@@ -53,7 +53,7 @@ struct HeadsForward {
         final_memory(OneStep{after.memory}), final_read_weights(OneStep{after.read_weights}),
         final_write_weights(OneStep{after.write_weights}), memories(saved.memories, first, rows, 1),
         scratch(sizes.memory.slots, sizes.scheme.shift_width), dots(sizes.heads() * sizes.memory.slots),
-        inverse(sizes.memory.slots), keep(sizes.memory.slots), zeros(sizes.memory.slots) {
+        inverse(sizes.memory.slots), zeros(sizes.memory.slots) {
     memories.begin(before.memory, first, rows);
     const Trace<T> read_weights(OneStep{before.read_weights}), write_weights(OneStep{before.write_weights});
     for (int64_t b = first; b < first + rows; b++) {
@@ -80,7 +80,7 @@ struct HeadsForward {
     const T *writing = used + reading * slots, *erase = sent + sizes.erase_at(), *add = sent + sizes.add_at();
     if (sizes.usual()) return read_and_write(memory, used, writing, erase, add, next, reads, slots, word);
     for (int64_t h = 0; h < reading; h++) read(memory, used + h * slots, reads + h * word, slots, word);
-    write(memory, writing, erase, add, next, keep.data(), sizes.memory);
+    write(memory, writing, erase, add, next, sizes.memory);
   }
 
   void finish(int64_t sequence, int64_t steps) {
@@ -121,7 +121,7 @@ struct HeadsBackward {
   MemoryGradients<T> d_memories;
   AddressScratch<T> scratch;
   int64_t first;
-  std::vector<T> d_all_weights, d_head_weights, d_dots, d_norms, d_emitted, inverse, keep;
+  std::vector<T> d_all_weights, d_head_weights, d_dots, d_norms, d_emitted, inverse, scratch_to_write;
 
   HeadsBackward(const HeadSizes& sizes, const Lengths& lengths, const HeadTrace& saved, const HeadGradients& room,
                 int64_t first, int64_t rows)
@@ -132,7 +132,7 @@ struct HeadsBackward {
         scratch(sizes.memory.slots, sizes.scheme.shift_width), first(first),
         d_all_weights(rows * sizes.heads() * sizes.memory.slots), d_head_weights(sizes.heads() * sizes.memory.slots),
         d_dots(sizes.heads() * sizes.memory.slots), d_norms(sizes.memory.slots), d_emitted(sizes.interface()),
-        inverse(sizes.memory.slots), keep(sizes.memory.slots) {
+        inverse(sizes.memory.slots), scratch_to_write(write_scratch(sizes.memory)) {
     take_up(room.read_weights, 0, rows);
     take_up(room.write_weights, sizes.memory.read_heads * sizes.memory.slots, rows);
   }
@@ -152,7 +152,7 @@ struct HeadsBackward {
     for (int64_t step = t - t % MEMORY_INTERVAL; step < t; step++) {
       const T* sent = emitted.at(sequence, step);
       write(memories.at(sequence, step), weights.at(sequence, step + 1) + sizes.memory.read_heads * sizes.memory.slots,
-            sent + sizes.erase_at(), sent + sizes.add_at(), memories.at(sequence, step + 1), keep.data(), sizes.memory);
+            sent + sizes.erase_at(), sent + sizes.add_at(), memories.at(sequence, step + 1), sizes.memory);
     }
   }
 
@@ -160,7 +160,7 @@ struct HeadsBackward {
     if (t + 1 == lengths[sequence] || (t + 1) % MEMORY_INTERVAL == 0) write_again(sequence, t);
     T *d_memory = d_memories.at(sequence), *d_weights = d_weights_of(sequence);
     const int64_t slots = sizes.memory.slots, word = sizes.memory.word, heads = sizes.heads();
-    const int64_t reads = sizes.memory.read_heads, writes = sizes.memory.write_heads;
+    const int64_t reads = sizes.memory.read_heads;
     const int64_t num_traces = sizes.scheme.num_traces(), size = sizes.scheme.size();
     const T *sent = emitted.at(sequence, t), *memory = memories.at(sequence, t);
     const T *used = weights.at(sequence, t + 1), *previous = weights.at(sequence, t);
@@ -179,10 +179,8 @@ struct HeadsBackward {
     } else {
       if (sizes.scheme.cosine) inverse_norms(memory, inverse.data(), slots, word, T(NORM_EPSILON));
       multiply_add<T>({d_reads, word}, {memory, slots}, {d_used, slots}, reads, word, slots);
-      for (int64_t h = 0; h < writes; h++)
-        write_backward(memory, d_memory, used + reads * slots, erase, add + h * word, h, d_used + (reads + h) * slots,
-                       d_sent + sizes.erase_at() + h * word, d_sent + sizes.add_at() + h * word, keep.data(),
-                       sizes.memory);
+      write_backward(memory, d_memory, used + reads * slots, erase, add, d_used + reads * slots,
+                     d_sent + sizes.erase_at(), d_sent + sizes.add_at(), scratch_to_write.data(), sizes.memory);
     }
     weights.fetch(sequence, t - 1), emitted.fetch(sequence, t - 1);
     std::fill(d_norms.begin(), d_norms.end(), T(0));
@@ -199,7 +197,6 @@ struct HeadsBackward {
       memory_backward(memory, d_memory, used, used + slots, d_reads, erase, sent, d_sent, size, d_dots.data(),
                       d_norms.data(), sizes.memory);
     } else {
-      keep_backward(d_memory, used + reads * slots, erase, keep.data(), sizes.memory);
       read_backward(d_memory, used, d_reads, sizes.memory);
       if (sizes.scheme.key)
         similarity_backward(memory, d_memory, sent, d_sent, size, d_dots.data(), d_norms.data(), sizes.memory);

@@ -16,12 +16,11 @@ constexpr const char* OP = "ntm_sequence";
 HeadSizes head_sizes(const SequenceCall& call, const MemorySizes& memory, c10::string_view similarity, bool strength,
                      bool gate, int64_t shift_width, bool sharpening) {
   const bool key = similarity != "none";
-  const HeadSizes sizes{memory,
-                        {key, similarity == "cosine", strength, gate, sharpening, shift_width, memory.word}};
+  const HeadSizes sizes{memory, {key, similarity == "cosine", strength, gate, sharpening, shift_width, memory.word}};
   TORCH_CHECK(memory.slots > 0, OP, ": a memory of no slots");
+  TORCH_CHECK(memory.read_heads > 0 && memory.write_heads > 0, OP, ": no head that reads, or none that writes");
   TORCH_CHECK(key || !gate, OP, ": a gate needs content weights: similarity 'none' has none");
   TORCH_CHECK(shift_width % 2 || !shift_width, OP, ": shift_width must be odd, not ", shift_width);
-  TORCH_CHECK(call.sizes.reads == memory.read_heads * memory.word, OP, ": read vectors don't fit the memory");
   TORCH_CHECK(call.sizes.interface == sizes.interface(), OP, ": interface weights don't fit the heads");
   return sizes;
 }
@@ -53,6 +52,7 @@ Forward forward(const Tensor& inputs, const MaybeTensor& lengths, const Tensor& 
   check_shape(OP, "memory", memory, {call.sizes.batch, slots, memory.size(2)});
   check_shape(OP, "read_weights", read_weights, {call.sizes.batch, reads, slots});
   check_shape(OP, "write_weights", write_weights, {call.sizes.batch, writes, slots});
+  check_shape(OP, "read_vectors", read_vectors, {call.sizes.batch, reads, memory.size(2)});
   const HeadSizes sizes = head_sizes(call, {slots, memory.size(2), reads, writes}, similarity, strength, gate,
                                      shift_width, sharpening);
   const HeadTrace trace = allocate(call, sizes, keep);
@@ -87,8 +87,13 @@ Backward backward(const MaybeTensor& d_features, const MaybeTensor& d_memory, co
   const auto options = inputs.options();
   const HeadState initial{at::empty({wants_memory ? batch : 0, slots, word}, options),
                           at::empty({batch, reads, slots}, options), at::empty({batch, writes, slots}, options)};
-  const auto given = [](const MaybeTensor& gradient) { return gradient ? dense(*gradient) : gradient; };
-  const HeadGradients room{given(d_memory), given(d_read_weights), given(d_write_weights), initial};
+  const auto given = [&](const char* name, const MaybeTensor& gradient, at::IntArrayRef shape) {
+    if (gradient) check_shape(OP, name, *gradient, shape);
+    return dense(gradient);
+  };
+  const HeadGradients room{given("d_memory", d_memory, {batch, slots, word}),
+                           given("d_read_weights", d_read_weights, {batch, reads, slots}),
+                           given("d_write_weights", d_write_weights, {batch, writes, slots}), initial};
   const SequenceGradients found =
       run_backward(call, {features, gates, cells, hiddens}, {d_features, d_read_vectors, d_hidden, d_cell},
                    wants_inputs, [&]<class T>(int64_t first, int64_t rows) {

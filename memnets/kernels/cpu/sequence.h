@@ -19,9 +19,10 @@
 //
 //    `sequence` counts from 0 over the whole batch. A step reads and writes its own sequence's rows alone, whatever
 //    thread runs it. State passes from step to step in traces (trace.h) of the heads' own: row 0 the initial state, row
-//    t + 1 that after step t; without a backward pass two rows in turn do. A memory, large, is kept every few steps only
-//    (`MemorySteps`). XBackward holds the gradients of the final state and, when the loop is through, those of the
-//    initial one; no step is called for a sequence without any, so that they stay what they are. That of the memory,
+//    t + 1 that after step t; without a backward pass two rows in turn do. An NTM's heads fill row 0 when they are made
+//    and give out the last row in `finish`; others do so before and after the loop. A memory, large, is kept every few
+//    steps only (`MemorySteps`). XBackward holds the gradients of the final state and, when the loop is through, those
+//    of the initial one; no step is called for a sequence without any, so that they stay what they are. That of the memory,
 //    the state's first tensor, is given out only if it is wanted (`MemoryGradients`). `step` overwrites all of its last
 //    argument.
 // 2. `x_sequence.cpp`: both ops make a `SequenceCall`, check the heads' shapes, allocate traces with `call.trace`, call
@@ -108,19 +109,16 @@ SequenceResult run_forward(const SequenceCall& call, const MaybeTensor& cell, bo
                               call.trace({batch, steps, layers, sizes.gates}),
                               call.trace({batch, states, layers, hidden}),
                               call.trace({batch, states, sizes.layers - 1, hidden})};
-  if (sizes.lstm) {
-    TORCH_CHECK(cell, call.op, ": a cell vector goes with recurrent weights");
-    check_shape(call.op, "cell", *cell, {batch, layers, hidden});
-  }
-  const Tensor first_cell = sizes.lstm ? dense(*cell) : Tensor();
+  TORCH_CHECK(cell.has_value() == sizes.lstm, call.op, ": a cell vector goes with recurrent weights");
+  if (cell) check_shape(call.op, "cell", *cell, {batch, layers, hidden});
+  const MaybeTensor first_cell = dense(cell);
   const auto options = call.inputs.options();
   const SequenceResult result{trace, at::empty({batch, sizes.reads}, options),
                               at::empty({batch, layers, hidden}, options), at::empty({batch, layers, hidden}, options)};
   AT_DISPATCH_FLOATING_TYPES(call.inputs.scalar_type(), "memnets sequence", [&] {
     const PackedWeights weights = PackedWeights::of<scalar_t>(call, true, true);
     for_chunks(call, [&](int64_t, int64_t first, int64_t end) {
-      ControllerForward<scalar_t> controller(call, weights, trace, first, end - first);
-      if (sizes.lstm) controller.begin(first_cell);
+      ControllerForward<scalar_t> controller(call, weights, trace, first_cell, first, end - first);
       auto heads = make_heads.template operator()<scalar_t>(first, end - first);
       forward_chunk<scalar_t>(call, controller, weights.interface, heads, result);
     });

@@ -82,6 +82,9 @@ inline at::Tensor dense(const at::Tensor& state) {
     if (state.size(axis) != 1 && state.stride(axis) != stride) return state.contiguous();
   return state;
 }
+inline std::optional<at::Tensor> dense(const std::optional<at::Tensor>& state) {
+  return state ? std::optional(dense(*state)) : std::nullopt;
+}
 
 // The memories of a chunk's `rows` sequences, step by step, those that aren't kept in `places` steps of working space.
 template <class T>
