@@ -356,17 +356,16 @@ class TestNTM:
         """Outside of tests nothing else looks at them."""
         arguments = list(op_arguments(problem()))
         for i, name in ((2, "memory"), (4, "write_weights"), (5, "read_vectors"), (7, "cell"), (14, "interface_bias")):
-            for wrong in (arguments[i][:1], torch.cat([arguments[i]] * 2)):
-                wrong_one = [*arguments[:i], wrong, *arguments[i + 1 :]]
+            for other in (arguments[i][:1], torch.cat([arguments[i]] * 2)):
+                wrong_one = [*arguments[:i], other, *arguments[i + 1 :]]
                 with pytest.raises(RuntimeError, match=f"ntm_sequence: {name} must be"):
                     torch.ops.memnets.ntm_sequence_forward(*wrong_one)
 
-    def test_an_ntm_reads_and_writes(self):
+    def test_at_least_one_head_must_write(self):
         given = problem()
-        for heads in ("read_weights", "write_weights"):
-            state = given.state._replace(**{heads: getattr(given.state, heads)[:, :0]})
-            with pytest.raises(ValueError, match="at least one head that reads and one that writes"):
-                ntm_sequence(*given._replace(state=state))
+        state = given.state._replace(write_weights=given.state.write_weights[:, :0])
+        with pytest.raises(ValueError, match="at least one head must write"):
+            ntm_sequence(*given._replace(state=state))
 
     def test_hooks_are_called(self):
         model, calls = tiny_ntm(), []

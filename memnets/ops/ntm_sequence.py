@@ -75,7 +75,7 @@ def ntm_sequence(
 
     Raises:
         BackendError: the backend asked for by name can't serve the call.
-        ValueError: no head that reads or none that writes, a gate without similarity, an even shift width, no steps, or
+        ValueError: no head that writes, a gate without similarity, an even shift width, no steps, or
             lengths beyond the steps there are (on a GPU, where looking would take time, such lengths are cut to what
             there is).
     """
@@ -106,8 +106,8 @@ def run_kernel(
 
 
 def _check(scheme: HeadScheme, state: NTMSequenceState, lengths: Tensor | None, steps: int) -> None:
-    if not (state.read_weights.shape[1] and state.write_weights.shape[1]):
-        raise ValueError("an NTM has at least one head that reads and one that writes")
+    if not state.write_weights.shape[1]:
+        raise ValueError("at least one head must write")
     if scheme.gate and not scheme.similarity:
         raise ValueError("a gate interpolates content weights and previous ones: give a similarity, or gate=False")
     if scheme.shift_width and scheme.shift_width % 2 == 0:

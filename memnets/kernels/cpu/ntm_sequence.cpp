@@ -18,7 +18,7 @@ HeadSizes head_sizes(const SequenceCall& call, const MemorySizes& memory, c10::s
   const bool key = similarity != "none";
   const HeadSizes sizes{memory, {key, similarity == "cosine", strength, gate, sharpening, shift_width, memory.word}};
   TORCH_CHECK(memory.slots > 0, OP, ": a memory of no slots");
-  TORCH_CHECK(memory.read_heads > 0 && memory.write_heads > 0, OP, ": no head that reads, or none that writes");
+  TORCH_CHECK(memory.write_heads > 0, OP, ": no head that writes");
   TORCH_CHECK(key || !gate, OP, ": a gate needs content weights: similarity 'none' has none");
   TORCH_CHECK(shift_width % 2 || !shift_width, OP, ": shift_width must be odd, not ", shift_width);
   TORCH_CHECK(call.sizes.interface == sizes.interface(), OP, ": interface weights don't fit the heads");
