@@ -355,7 +355,8 @@ class TestNTM:
     def test_shapes_are_checked_before_memory_is_touched(self):
         """Outside of tests nothing else looks at them."""
         arguments = list(op_arguments(problem()))
-        for i, name in ((2, "memory"), (4, "write_weights"), (5, "read_vectors"), (7, "cell"), (14, "interface_bias")):
+        places = {2: "memory", 4: "write_weights", 5: "read_vectors", 7: "cell", 10: "bias", 14: "interface_bias"}
+        for i, name in places.items():
             for other in (arguments[i][:1], torch.cat([arguments[i]] * 2)):
                 wrong_one = [*arguments[:i], other, *arguments[i + 1 :]]
                 with pytest.raises(RuntimeError, match=f"ntm_sequence: {name} must be"):

@@ -75,9 +75,8 @@ def ntm_sequence(
 
     Raises:
         BackendError: the backend asked for by name can't serve the call.
-        ValueError: no head that writes, a gate without similarity, an even shift width, no steps, or
-            lengths beyond the steps there are (on a GPU, where looking would take time, such lengths are cut to what
-            there is).
+        ValueError: no head that writes, a gate without similarity, an even shift width, no steps, or lengths beyond the
+            steps there are (on a GPU, where looking would take time, such lengths are cut to what there is).
     """
     given = (inputs, state, weights, scheme, lengths)
     return run_kernel(*given) or ntm_sequence_reference(*given)
