@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import test_tasks
 import torch
+import torch.nn.functional as F
 from omniglot_example import task_in, write_omniglot
 from torch.testing import assert_close
 
 from memnets.contracts import Spec
 from memnets.files import data_root
 from memnets.tasks.base import SPLITS, DataError
-from memnets.tasks.omniglot import PIXELS, Omniglot, turned_and_moved
+from memnets.tasks.omniglot import LAID, PIXELS, Omniglot, seen_through
 from memnets.tasks.omniglot_files import ARCHIVES, find_archive, read_characters
 
 
@@ -83,38 +84,53 @@ class TestEpisodes:
         """Found by comparing pixels with every drawing there is; no drawing comes twice."""
         characters = read_characters(root, check_published=False)
         alphabets = {"validation": ["Tagalog"], "test": ["Japanese_(katakana)", "Sanskrit"]}
-        images = torch.from_numpy(characters.images).flatten(2)
-        batch = task_in(root, max_shift=0).batch(split, 0, 4, 0)
+        images = torch.from_numpy(characters.images)
+        batch = task_in(root, max_shift=0, max_turn=0.0).batch(split, 0, 4, 0)
         for drawings, labels in zip(batch.inputs[..., :PIXELS], batch.targets.argmax(-1), strict=True):
-            found = [places_of(drawing, images, turned=split == "train") for drawing in drawings]
+            found = [place_of(drawing, images, turned=split == "train") for drawing in drawings]
             assert len(set(found)) == 50
             of_label = {
-                (int(label), character, turn) for label, (character, _, turn) in zip(labels, found, strict=True)
+                (int(label), character, view) for label, (character, _, view) in zip(labels, found, strict=True)
             }
             assert len(of_label) == len({character for _, character, _ in of_label}) == 5
             names = {characters.alphabets[character] for _, character, _ in of_label}
             assert names <= set(alphabets.get(split, ["Balinese", "Greek"]))
 
-    def test_characters_labels_and_turns_vary(self, root):
-        characters = read_characters(root, check_published=False)
-        images = torch.from_numpy(characters.images).flatten(2)
-        batch = task_in(root, max_shift=0).batch("train", 0, 24, 0)
-        firsts = [places_of(drawing, images, turned=True) for drawing in batch.inputs[:, 0, :PIXELS]]
+    def test_characters_labels_turns_and_mirrors_vary(self, root):
+        images = torch.from_numpy(read_characters(root, check_published=False).images)
+        batch = task_in(root, max_shift=0, max_turn=0.0).batch("train", 0, 64, 0)
+        firsts = [place_of(drawing, images, turned=True) for drawing in batch.inputs[:, 0, :PIXELS]]
         assert len({character for character, _, _ in firsts}) > 6
-        assert {turn for _, _, turn in firsts} == {0, 1, 2, 3}
+        assert {view for _, _, view in firsts} == set(range(8))
         assert set(batch.targets[:, 0].argmax(-1).tolist()) == set(range(5))
 
-    def test_views_of_a_drawing(self):
-        size = 20 + 2 * 2
-        drawing = np.random.default_rng(0).random((size, size))
-        views = turned_and_moved(2)
-        assert views.shape == (4, 5, 5, 400)
-        for turns, down, right in np.ndindex(views.shape[:3]):
-            expected = np.rot90(drawing[down : down + 20, right : right + 20], turns)
-            assert np.array_equal(drawing.ravel()[views[turns, down, right]].reshape(20, 20), expected)
+    def test_shifts_reach_as_far_as_they_may(self, root):
+        """Seen against what the same random numbers show unmoved: there a whole number of pixels further."""
+        still, moved = (task_in(root, max_shift=shift, max_turn=0.0)._views(generator(), LABELS) for shift in (0, 2))
+        pixels = (moved - still)[..., 2] * 10
+        assert_close(pixels, pixels.round())
+        assert set(pixels.round().flatten().tolist()) == {-2, -1, 0, 1, 2}
+
+    def test_turns_are_as_wide_as_they_may_be(self, root):
+        still, turned = (task_in(root, max_turn=turn)._views(generator(), LABELS)[..., :2] for turn in (0.0, 15.0))
+        cosines = (still * turned).sum((-1, -2)) / 2
+        degrees = torch.rad2deg(cosines.clamp(max=1).acos())
+        assert degrees.max() <= 15 + 1e-3
+        assert degrees.max() > 14
+        assert degrees.min() < 1
+
+    @pytest.mark.parametrize("view", range(8))
+    def test_a_view_is_a_quarter_turn_of_a_mirror_image_or_none(self, view):
+        drawing = torch.rand(20, 20)
+        assert_close(seen(drawing, LAID[view]), laid(drawing, view))
+
+    def test_a_shift_brings_in_paper(self):
+        """Two pixels to the right are seen at the left, and a pixel below them above."""
+        found = seen(torch.ones(20, 20), np.eye(2), right=2, down=1)
+        assert_close(found, F.pad(torch.ones(19, 18), (0, 2, 0, 1)))
 
     def test_only_training_drawings_are_moved(self, root):
-        still, moved = task_in(root, max_shift=0), task_in(root, max_shift=2)
+        still, moved = task_in(root, max_shift=0, max_turn=0.0), task_in(root)
         for split in ("validation", "test"):
             assert still.batch(split, 0, 2, 0).inputs.equal(moved.batch(split, 0, 2, 0).inputs)
         assert not still.batch("train", 0, 2, 0).inputs.equal(moved.batch("train", 0, 2, 0).inputs)
@@ -136,6 +152,8 @@ class TestRefusals:
             ({"num_classes": 1}, "num_classes must be at least 2, not 1"),
             ({"num_examples": 9}, "num_examples must be at least 10, not 9: accuracy_10 is of the 10th"),
             ({"max_shift": -1}, "max_shift must be 0 to 19 pixels, not -1"),
+            ({"max_turn": -1.0}, "max_turn must be 0 to 45 degrees, not -1.0"),
+            ({"max_turn": 46.0}, "max_turn must be 0 to 45 degrees, not 46.0"),
             ({"eval_episodes": 0}, "eval_episodes must be at least 1, not 0"),
             ({"test_alphabets": ("Greek", "Tagalog")}, r"\['Tagalog'\] are among validation_alphabets and test_alph"),
         ],
@@ -159,12 +177,30 @@ class TestRefusals:
             _ = task_in(root, **fields).spec
 
 
-def places_of(drawing, images, turned):
-    """The one (character, drawing, quarter turns) whose image this is."""
+LABELS = np.tile(np.arange(5), (8, 10))
+
+
+def generator():
+    return np.random.default_rng(0)
+
+
+def seen(drawing, square, right=0, down=0):
+    view = np.concatenate([square, [[right / 10], [down / 10]]], axis=1)
+    return seen_through(drawing[None, None], torch.from_numpy(view).float()[None, None])[0, 0]
+
+
+def laid(drawing, view):
+    """One of the eight ways to lay a square on itself, in another's words: mirrored from 4 on, then turned."""
+    return torch.rot90(drawing.flip(1) if view >= 4 else drawing, view % 4)
+
+
+def place_of(drawing, images, turned):
+    """The one (character, drawing, view) whose image this is."""
     found = []
-    for turns in range(4 if turned else 1):
-        upright = torch.rot90(drawing.view(20, 20), -turns).flatten()
-        found += [(*place, turns) for place in (images == upright).all(-1).nonzero().tolist()]
+    for view in range(8 if turned else 1):
+        laid_images = torch.stack([laid(image, view) for image in images.flatten(0, 1)]).view_as(images)
+        same = (laid_images.flatten(2) - drawing).abs().amax(-1) < 1e-4
+        found += [(*place, view) for place in same.nonzero().tolist()]
     assert len(found) == 1
     return found[0]
 

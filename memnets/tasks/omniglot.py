@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from numpy.linalg import matrix_power
 from torch import Tensor
 
 from memnets.contracts import Batch, Ratio, Spec, Split
@@ -21,6 +22,10 @@ from memnets.tasks.omniglot_files import IMAGE_SIZE, Characters, read_characters
 PIXELS = IMAGE_SIZE**2
 INSTANCES = (1, 2, 5, 10)
 """Which drawing of its class an accuracy is reported for: the first can only be guessed."""
+
+QUARTER_TURN, MIRROR = np.array([[0, -1], [1, 0]]), np.array([[-1, 0], [0, 1]])
+LAID = np.stack([mirror @ matrix_power(QUARTER_TURN, n) for mirror in (np.eye(2), MIRROR) for n in range(4)])
+"""The eight ways to lay a square on itself."""
 
 NOVEL = 5.0
 """Farther than this from all earlier drawings, in root of summed squared ink, the oracle takes a drawing for new."""
@@ -38,15 +43,16 @@ class Omniglot(Task):
     group       1    1    2    3    2    4          which drawing of its class it is
     ```
 
-    A class is a character; for training it is turned by a random multiple of 90 degrees, which makes four of each, and
-    each drawing is moved a little. No alphabet is in two splits; those that `validation_alphabets` and
-    `test_alphabets` don't name are for training. A class's first drawing can be told only from which labels are still
-    free: with 5 classes nothing gets more than 45.7 % of those right on average.
+    A class is a character; for training it is turned by a random multiple of 90 degrees and mirrored or not, which
+    makes eight of each, and each drawing is turned and moved a little. No alphabet is in two splits; those that
+    `validation_alphabets` and `test_alphabets` don't name are for training. A class's first drawing can be told only
+    from which labels are still free: with 5 classes nothing gets more than 45.7 % of those right on average.
 
     Attributes:
         num_classes: characters of an episode.
         num_examples: drawings of each, at least 10.
         max_shift: most pixels by which a training drawing is moved along either axis.
+        max_turn: most degrees by which it is turned either way.
         validation_alphabets: alphabets for validation.
         test_alphabets: alphabets for the test.
         eval_episodes: episodes drawn for one evaluation.
@@ -59,6 +65,7 @@ class Omniglot(Task):
     num_classes: int = 5
     num_examples: int = 10
     max_shift: int = 2
+    max_turn: float = 15.0
     validation_alphabets: Sequence[str] = ("Tagalog",)
     test_alphabets: Sequence[str] = ("Japanese_(katakana)", "Sanskrit")
     eval_episodes: int = 512
@@ -76,6 +83,8 @@ class Omniglot(Task):
             )
         if not 0 <= self.max_shift < IMAGE_SIZE:
             raise ValueError(f"Omniglot.max_shift must be 0 to {IMAGE_SIZE - 1} pixels, not {self.max_shift}")
+        if not 0 <= self.max_turn <= 45:
+            raise ValueError(f"Omniglot.max_turn must be 0 to 45 degrees, not {self.max_turn}")
         if self.eval_episodes < 1:
             raise ValueError(f"Omniglot.eval_episodes must be at least 1, not {self.eval_episodes}")
         if both := set(self.validation_alphabets) & set(self.test_alphabets):
@@ -97,7 +106,7 @@ class Omniglot(Task):
         return dict.fromkeys(self.metric_names, 1 / self.num_classes)
 
     def batch(self, split: Split, index: int, batch_size: int, seed: int) -> Batch:
-        """Draw `batch_size` episodes; only training's are turned and moved."""
+        """Draw `batch_size` episodes; only training's are turned, mirrored and moved."""
         random = generator(seed, split, index)
         images = self._drawings[split]
         classes = distinct(random, (batch_size,), len(images), self.num_classes)
@@ -107,8 +116,10 @@ class Omniglot(Task):
         character, drawing = (
             np.take_along_axis(each, where, 1) for each, where in ((classes, labels), (examples, order))
         )
-        pixels = images[character[..., None], drawing[..., None], self._views(random, split, labels)]
-        return _episodes(as_tensor(pixels), as_tensor(labels), self.num_classes)
+        pixels = as_tensor(images[character, drawing])
+        if split == "train":
+            pixels = seen_through(pixels, self._views(random, labels))
+        return _episodes(pixels.flatten(2), as_tensor(labels), self.num_classes)
 
     def num_batches(self, split: Split, batch_size: int) -> int:
         """Return the batches in one evaluation."""
@@ -139,7 +150,7 @@ class Omniglot(Task):
 
     @cached_property
     def _drawings(self) -> dict[Split, np.ndarray]:
-        """Drawings of each split's characters, `[character, drawing, pixel]`, with a margin to move them in."""
+        """Drawings of each split's characters, `[character, drawing, row, column]`."""
         root = data_root(self.data_root)
         characters = read_characters(root, self.verify_checksum)
         held_out = (*self.validation_alphabets, *self.test_alphabets)
@@ -159,26 +170,28 @@ class Omniglot(Task):
         for found, (name, what) in zip(images.shape, counts.items(), strict=False):
             if found < getattr(self, name):
                 raise DataError(f"Omniglot: {split} has {found} {what}: too few for task.{name}={getattr(self, name)}")
-        margin = [(0, 0), (0, 0), (self.max_shift, self.max_shift), (self.max_shift, self.max_shift)]
-        return np.pad(images, margin).reshape(*images.shape[:2], -1)
+        return images
 
-    def _views(self, random: np.random.Generator, split: Split, labels: np.ndarray) -> np.ndarray:
-        """Which pixels of its padded drawing are seen at each step, in order: a turn per class, a shift per drawing."""
-        views = turned_and_moved(self.max_shift)
-        if split != "train":
-            return views[0, self.max_shift, self.max_shift]
-        turns = np.take_along_axis(random.integers(0, 4, (len(labels), self.num_classes)), labels, 1)
-        down, right = random.integers(0, 2 * self.max_shift + 1, (2, *labels.shape))
-        return views[turns, down, right]
+    def _views(self, random: np.random.Generator, labels: np.ndarray) -> Float[Tensor, "batch time 2 3"]:
+        """A quarter turn and a mirror for each class, a smaller turn and a shift for each drawing."""
+        of_class = random.integers(0, len(LAID), (len(labels), self.num_classes))
+        laid = LAID[np.take_along_axis(of_class, labels, 1)]
+        angle = np.deg2rad(random.uniform(-self.max_turn, self.max_turn, (*labels.shape, 1, 1)))
+        turn = np.cos(angle) * np.eye(2) + np.sin(angle) * QUARTER_TURN
+        shift = random.integers(-self.max_shift, self.max_shift + 1, (*labels.shape, 2, 1)) * (2 / IMAGE_SIZE)
+        return as_tensor(np.concatenate([laid @ turn, shift], axis=-1).astype(np.float32))
 
 
-@lru_cache(maxsize=4)
-def turned_and_moved(max_shift: int) -> np.ndarray:
-    """Which pixels of a drawing with a margin of `max_shift` make its views: `[quarter turns, down, right, pixel]`."""
-    padded = np.arange((IMAGE_SIZE + 2 * max_shift) ** 2).reshape(IMAGE_SIZE + 2 * max_shift, -1)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (IMAGE_SIZE, IMAGE_SIZE))
-    turned = [np.rot90(windows, turns, axes=(2, 3)) for turns in range(4)]
-    return np.stack(turned).reshape(4, *windows.shape[:2], PIXELS)
+def seen_through(
+    drawings: Float[Tensor, "batch time rows columns"], views: Float[Tensor, "batch time 2 3"]
+) -> Float[Tensor, "batch time rows columns"]:
+    """What is at each place of a drawing once `views` has turned and moved it; paper comes in from outside.
+
+    A view maps places seen to places of the drawing, both from -1 to 1 and (right, down).
+    """
+    each = drawings.flatten(0, 1)[:, None]
+    places = F.affine_grid(views.flatten(0, 1), list(each.shape), align_corners=False)
+    return F.grid_sample(each, places, align_corners=False).view_as(drawings)
 
 
 def _episodes(pixels: Float[Tensor, "batch time pixels"], labels: Int[Tensor, "batch time"], num_classes: int) -> Batch:
