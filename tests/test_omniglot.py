@@ -63,6 +63,13 @@ class TestEpisodes:
     def test_spec(self, task, root):
         assert task.spec == Spec("vectors", 405, 5)
         assert task_in(root, num_classes=3).spec == Spec("vectors", 403, 3)
+        assert math.prod(task.picture_size) == PIXELS
+
+    def test_of_a_drawing_one_label_is_right(self, task):
+        """As in the loss: the cross-entropy of what pictures show."""
+        batch, outputs = task.batch("test", 0, 2, 0), torch.randn(2, 50, 5)
+        shown = task.probabilities(outputs)
+        assert_close(-(batch.targets * shown.log()).sum(), task.loss(outputs, batch))
 
     @pytest.mark.parametrize("split", SPLITS)
     def test_each_class_is_shown_ten_times(self, task, split):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import hydra.utils
 import numpy as np
@@ -17,7 +17,7 @@ from torch.testing import assert_close
 
 from memnets.analysis.content import emitted, kept_in_use, links, memory, part_names, usage
 from memnets.analysis.runs import RunError
-from memnets.analysis.stepper import page_data, steps_page
+from memnets.analysis.stepper import page_data, steps_page, unpack
 from memnets.analysis.traces import read_trace
 from memnets.models.base import trace, watch
 from memnets.models.controller import FeedForwardController
@@ -34,6 +34,11 @@ TASK = Copy(num_bits=3, max_length=4, eval_sequences=4)
 def small_ntm(**changed):
     torch.manual_seed(0)
     return NTM(TASK.spec, memory_size=6, word_size=5, num_read_heads=2, **changed).eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PicturedCopy(Copy):
+    picture_size = (1, 3)
 
 
 def with_everything(**changed):
@@ -108,6 +113,16 @@ class TestFile:
         assert found.memory_slots.tolist() == list(range(6))
         assert found.usage is None
         assert found.link is None
+        assert found.pictures is None
+
+    def test_what_inputs_begin_with_is_a_picture_where_the_task_says_so(self, tmp_path):
+        """Copy's three bits and its mark, taken for a picture of one row and three columns beside one number."""
+        plain = read_trace(write_trace(small_ntm(), TASK, tmp_path, torch.device("cpu")))
+        task = PicturedCopy(num_bits=3, max_length=4, eval_sequences=4)
+        found = read_trace(write_trace(small_ntm(), task, tmp_path, torch.device("cpu")))
+        np.testing.assert_array_equal(found.pictures, plain.inputs[:, None, :3])
+        np.testing.assert_array_equal(found.inputs, plain.inputs[:, 3:])
+        np.testing.assert_array_equal(unpack(page_data(found)["arrays"]["pictures"]), found.pictures)
         assert list(found.emitted) == ["strength", "gate", "shift", "sharpening"]
         assert found.head_names("gate") == ["read head 1", "read head 2", "write head"]
         assert (found.emitted["sharpening"] >= 1).all()
@@ -127,7 +142,7 @@ class TestFile:
     def test_classes_become_columns(self, tmp_path):
         batch = TASK.batch("test", 0, 1, 0)
         classes = replace(batch, targets=torch.arange(batch.mask.shape[1])[None] % 3)
-        found = read_trace(written._write_heads(small_ntm(), classes, tmp_path / "trace.safetensors"))
+        found = read_trace(written._write_heads(small_ntm(), TASK, classes, tmp_path / "trace.safetensors"))
         assert found.targets.argmax(-1).tolist() == classes.targets[0].tolist()
         np.testing.assert_allclose(found.outputs.sum(-1), 1, rtol=1e-5)
 

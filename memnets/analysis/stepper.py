@@ -47,6 +47,8 @@ def page_data(trace: Trace) -> dict[str, Any]:
     in_use = [place[int(slot)] for slot in slots_in_use(trace.heads) if int(slot) in place]
     arrays = {name: getattr(trace, name) for name in ("inputs", "targets", "outputs")}
     arrays |= {name: getattr(trace, name)[..., slots] for name in ("write_weights", "read_weights")}
+    if trace.pictures is not None:
+        arrays["pictures"] = trace.pictures
     if trace.usage is not None:
         arrays["usage"] = trace.usage[:, slots]
     if trace.memory_slots is not None:

@@ -32,6 +32,7 @@ SHAPES = {
     "outputs": "time width",
     "read_weights": "time heads slots",
     "write_weights": "time heads slots",
+    "pictures": "time rows columns",
     "memory": "time kept word",
     "memory_slots": "kept",
     "usage": "time slots",
@@ -46,11 +47,12 @@ class Trace:
     """What went in and out, and where the heads were; what else there is depends on the model.
 
     Attributes:
-        inputs: `[time width]`.
+        inputs: `[time width]`; without the picture they begin with, if they do.
         targets: `[time width]`.
         outputs: `[time width]`.
         read_weights: `[time heads slots]`.
         write_weights: `[time heads slots]`.
+        pictures: what inputs begin with, from 0 to 1, `[time rows columns]`.
         memory: content after each step, `[time kept word]`: of all slots, or of those that heads weigh most.
         memory_slots: which slots memory and links are about, `[kept]`.
         usage: how much each slot is in use, `[time slots]`.
@@ -63,6 +65,7 @@ class Trace:
     outputs: np.ndarray
     read_weights: np.ndarray
     write_weights: np.ndarray
+    pictures: np.ndarray | None = None
     memory: np.ndarray | None = None
     memory_slots: np.ndarray | None = None
     usage: np.ndarray | None = None

@@ -70,6 +70,15 @@ class Task(ABC):
         """Levels of guessing by metric: every class at random. {} where they aren't known, or hang on lengths drawn."""
         return {}
 
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """Outputs from 0 to 1, as pictures show them: every one by itself."""
+        return torch.sigmoid(outputs)
+
+    @property
+    def picture_size(self) -> tuple[int, int] | None:
+        """Rows and columns of the picture that the numbers of every input begin with; None if there is none."""
+        return None
+
     @property
     def vocabulary(self) -> Sequence[str]:
         """Words by id, for tasks of words: lets pictures show text. Id 0 is padding."""

@@ -100,6 +100,15 @@ class Omniglot(Task):
         _ = self._drawings  # so that missing files are told before anything is built
         return Spec("vectors", PIXELS + self.num_classes, self.num_classes)
 
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """One label is right: they sum to 1."""
+        return outputs.softmax(-1)
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """That of a drawing."""
+        return IMAGE_SIZE, IMAGE_SIZE
+
     @property
     def chance(self) -> dict[str, float]:
         """Any label is as likely as another."""

@@ -37,7 +37,7 @@ def write_trace(model: SequenceModel, task: Task, folder: Path, device: torch.de
     """
     model.eval()
     if task.spec.kind == "vectors":
-        return _write_heads(model, longest_batch(task).to(device), folder / "trace.safetensors")
+        return _write_heads(model, task, longest_batch(task).to(device), folder / "trace.safetensors")
     return _write_attention(model, task, device, folder / "attention.json")
 
 
@@ -47,20 +47,28 @@ def longest_batch(task: Task, among: int = 20) -> Batch:
     return max(candidates, key=lambda batch: batch.mask.shape[1])
 
 
-def _write_heads(model: SequenceModel, batch: Batch, path: Path) -> Path | None:
+def _write_heads(model: SequenceModel, task: Task, batch: Batch, path: Path) -> Path | None:
     outputs, states, emitted = watch(model, batch.inputs[:1])
     found = _by_name(states)
     if not HEADS.keys() <= found.keys():
         return None
-    targets, answers = batch.targets[0], torch.sigmoid(outputs[0])
+    targets, answers = batch.targets[0], task.probabilities(outputs[0])
     if targets.dim() == 1:  # classes
         targets, answers = one_hot(targets.long(), outputs.shape[-1]), outputs[0].softmax(-1)
-    shown = {"inputs": batch.inputs[0], "targets": targets, "outputs": answers}
+    shown = _inputs(batch.inputs[0], task.picture_size) | {"targets": targets, "outputs": answers}
     shown |= _weights(found)
     shown |= _content(found, shown)
     shown |= {f"emitted.{name}": values[:, 0] for name, values in emitted.items()}
     save_file({name: _plain(tensor) for name, tensor in shown.items()}, path)
     return path
+
+
+def _inputs(inputs: Tensor, picture_size: tuple[int, int] | None) -> dict[str, Tensor]:
+    """Return pictures, if inputs begin with one, and what else is in the inputs."""
+    if picture_size is None:
+        return {"inputs": inputs}
+    pictures, others = inputs.tensor_split([math.prod(picture_size)], dim=1)
+    return {"inputs": others, "pictures": pictures.unflatten(1, picture_size)}
 
 
 def _by_name(states: list[Any]) -> dict[str, list[Tensor]]:
