@@ -213,6 +213,9 @@ class TestStatistics:
     @pytest.mark.parametrize(
         ("metric", "direction"),
         [
+            ("test/accuracy_10", "more"),
+            ("test/hits_3", "more"),
+            ("squad/f1", "more"),
             ("test/bit_errors", "less"),
             ("test/loss", "less"),
             ("sequences_to_solve", "less"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 LESS_IS_BETTER = ("loss", "error", "errors", "perplexity", "bits", "nats", "bpc", "seconds", "sequences_to_solve")
 MORE_IS_BETTER = ("accuracy", "f1", "exact_match", "recall", "hits", "mrr", "solved", "complete")
-"""Which way is better, by the last words of a metric's name; of a metric with neither no seed is called best."""
+"""Which way is better, by the last words of a metric's name but for a number; with neither no seed is called best."""
 
 HEADER = ("experiment", "metric", "seeds", "mean ± std", "median (quartiles)", "best")
 
@@ -108,7 +109,7 @@ def measurements(run: Run) -> dict[str, float]:
 
 def better(metric: str) -> Literal["less", "more"] | None:
     """Return which way a metric gets better, None if its name doesn't tell."""
-    name = "_" + metric.rpartition("/")[2]
+    name = "_" + re.sub(r"_\d+$", "", metric.rpartition("/")[2])
     if any(name.endswith(f"_{word}") for word in LESS_IS_BETTER):
         return "less"
     return "more" if any(name.endswith(f"_{word}") for word in MORE_IS_BETTER) else None
