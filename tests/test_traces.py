@@ -114,6 +114,9 @@ class TestFile:
         assert found.usage is None
         assert found.link is None
         assert found.pictures is None
+        assert list(found.emitted) == ["strength", "gate", "shift", "sharpening"]
+        assert found.head_names("gate") == ["read head 1", "read head 2", "write head"]
+        assert (found.emitted["sharpening"] >= 1).all()
 
     def test_what_inputs_begin_with_is_a_picture_where_the_task_says_so(self, tmp_path):
         """Copy's three bits and its mark, taken for a picture of one row and three columns beside one number."""
@@ -123,9 +126,6 @@ class TestFile:
         np.testing.assert_array_equal(found.pictures, plain.inputs[:, None, :3])
         np.testing.assert_array_equal(found.inputs, plain.inputs[:, 3:])
         np.testing.assert_array_equal(unpack(page_data(found)["arrays"]["pictures"]), found.pictures)
-        assert list(found.emitted) == ["strength", "gate", "shift", "sharpening"]
-        assert found.head_names("gate") == ["read head 1", "read head 2", "write head"]
-        assert (found.emitted["sharpening"] >= 1).all()
         np.testing.assert_allclose(found.emitted["shift"].sum(-1), 1, rtol=1e-5)
 
     @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
