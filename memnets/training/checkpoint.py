@@ -83,6 +83,21 @@ def load(path: Path, device: torch.device, rank: int = 0) -> Checkpoint:
     return Checkpoint(path, tensors, json.loads((path / STATE).read_text()))
 
 
+def load_own(path: Path, group: Processes) -> Checkpoint:
+    """Read a checkpoint to go on from, by as many processes as wrote it.
+
+    Raises:
+        CheckpointError: as for `load`, or other processes wrote it.
+    """
+    saved = load(path, group.device, group.rank)
+    if saved.state["processes"] != group.count:
+        raise CheckpointError(
+            f"{path} was written by {saved.state['processes']} processes, which saw other batches than "
+            f"{group.count} would: resume with as many"
+        )
+    return saved
+
+
 def verify(path: Path) -> None:
     """Compare a checkpoint's files with its manifest.
 

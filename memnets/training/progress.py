@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -39,6 +40,24 @@ class Progress:
     solved_at_step: int | None = None
     outcome: Outcome | None = None
     metrics_position: int = 0
+
+    def add(self, metrics: Mapping[str, Sequence[float]], norm: float) -> None:
+        """Add a step's metrics, each a total and a count, and its gradient's norm to the current row."""
+        for name, (total, count) in metrics.items():
+            kept = self.sums.get(name, [0.0, 0.0])
+            self.sums[name] = [kept[0] + total, kept[1] + count]
+        self.norms = [self.norms[0] + norm, self.norms[1] + 1]
+
+    def end_row(self) -> tuple[dict[str, list[float]], list[float]]:
+        """Return the current row's sums and norms; the next row begins."""
+        row = self.sums, self.norms
+        self.sums, self.norms = {}, [0.0, 0.0]
+        return row
+
+    def end_after(self, max_steps: int) -> None:
+        """Note the end once so many steps are taken, unless there was one before."""
+        if self.outcome is None and self.step >= max_steps:
+            self.outcome = "max_steps"
 
     def judge(self, criterion: EarlyStopping, value: float) -> bool:
         """Note a value of the criterion's metric; return whether its patience is at an end."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -18,12 +17,12 @@ from memnets.models.base import SequenceModel
 from memnets.tasks.base import Task
 from memnets.training import checkpoint
 from memnets.training.carry import first_state
-from memnets.training.checkpoint import CheckpointError
 from memnets.training.clipping import clip_gradients
 from memnets.training.distributed import Processes, average_gradients, distribute, plain, without_sync
 from memnets.training.ema import MovingAverage
 from memnets.training.evaluation import answers, evaluate, measures, quotient, with_derived
 from memnets.training.logger import RunLogger
+from memnets.training.pace import Pace
 from memnets.training.progress import NonFiniteError, Outcome, Progress
 from memnets.training.rates import optimizer_of
 from memnets.training.reporter import Reporter
@@ -58,15 +57,14 @@ class Trainer:
         model = model.to(group.device)
         if settings.compile:
             model.compiled_part().compile()
-        pieces = settings.carry_state or settings.bptt_length is not None
-        self.model = distribute(model, group, parallel, pieces)
+        self.model = distribute(model, group, parallel, settings.carry_state or settings.bptt_length is not None)
         self.weights = list(self.model.parameters())
         self.optimizer, self.base_rates = optimizer_of(self.model, make_optimizer)
         self.average = MovingAverage(self.model, settings.ema_decay) if settings.ema_decay else None
         self.carried: Any = None
         self._interrupted, self._stopping = False, False
         self._sums: dict[str, Tensor] = {}
-        self._began, self._marked = time.monotonic(), (time.monotonic(), 0)
+        self._pace = Pace()
         self._saved_step: int | None = None
 
     def interrupt(self) -> None:
@@ -86,9 +84,8 @@ class Trainer:
 
     def begin(self) -> None:
         """Start the clock."""
-        self._began = time.monotonic() - self.progress.seconds
-        self._marked = time.monotonic(), self.sequences
-        self._end_at_last_step()
+        self._pace = Pace(self.progress.seconds, self.sequences)
+        self.progress.end_after(self.settings.max_steps)
 
     @property
     def goes_on(self) -> bool:
@@ -149,9 +146,9 @@ class Trainer:
         if self.average is not None:
             self.average.update()
         self.progress.step += 1
-        self.progress.seconds = time.monotonic() - self._began
-        self._marked = self._after_step(self._marked)
-        self._end_at_last_step()
+        self.progress.seconds = self._pace.seconds
+        self._after_step()
+        self.progress.end_after(self.settings.max_steps)
 
     def save(self) -> None:
         """Write a checkpoint of everything, unless this step has one, and drop the oldest.
@@ -180,12 +177,7 @@ class Trainer:
         Raises:
             CheckpointError: it is damaged, belongs to another model or optimizer, or to other processes.
         """
-        saved = checkpoint.load(path, self.group.device, self.group.rank)
-        if saved.state["processes"] != self.group.count:
-            raise CheckpointError(
-                f"{path} was written by {saved.state['processes']} processes, which saw other batches than "
-                f"{self.group.count} would: resume with as many"
-            )
+        saved = checkpoint.load_own(path, self.group)
         restore(saved, self.model, self.optimizer, self.average)
         progress = Progress(**saved.state["progress"])
         self.progress = progress if continues else Progress(step=progress.step, phase_began=progress.phase_began)
@@ -247,10 +239,7 @@ class Trainer:
         """Add a step's metrics to the current row, the same in all processes; return whether any should stop."""
         flag = torch.full((1, 2), float(self._interrupted), dtype=torch.float64, device=self.group.device)
         rows = self.group.sum(torch.stack([*sums.values(), flag[0]])).tolist()
-        for name, pair in zip(sums, rows, strict=False):
-            kept = self.progress.sums.setdefault(name, [0.0, 0.0])
-            self.progress.sums[name] = [kept[0] + pair[0], kept[1] + pair[1]]
-        self.progress.norms = [self.progress.norms[0] + norm, self.progress.norms[1] + 1]
+        self.progress.add(dict(zip(sums, rows, strict=False)), norm)
         if not (np.isfinite(norm) and np.isfinite(rows[0][0])):
             per_step = self.settings.accumulate * self.group.count
             first = self.progress.step * (self.settings.accumulate if self.settings.carry_state else per_step)
@@ -258,14 +247,14 @@ class Trainer:
             raise NonFiniteError(self.progress.step, self.seed, rows[0][0], norm, data)
         return rows[-1][0] > 0
 
-    def _after_step(self, marked: tuple[float, int]) -> tuple[float, int]:
+    def _after_step(self) -> None:
         """Log, evaluate, judge and save where these are due."""
         step, settings = self.progress.step, self.settings
         ends = step == settings.max_steps
         if self.reporter:
             self.reporter.step(step)
         if step % settings.log_every == 0 or ends:
-            marked = self._log_training(marked)
+            self._log_training()
         if step % settings.eval_every == 0 or ends:
             self._judge(self._log("validation", self.evaluate(self.task, "validation")))
         if plain(self.model).phases_left and step - self.progress.phase_began == settings.next_phase.steps:
@@ -275,38 +264,28 @@ class Trainer:
             self.progress.outcome = "solved"
         if step % settings.save_every == 0 or self.progress.best_step == step:
             self.save()
-        return marked
 
-    def _end_at_last_step(self) -> None:
-        if self.progress.outcome is None and self.progress.step >= self.settings.max_steps:
-            self.progress.outcome = "max_steps"
-
-    def _log_training(self, marked: tuple[float, int]) -> tuple[float, int]:
-        means = with_derived(self.task, {name: quotient(*pair) for name, pair in self.progress.sums.items()})
+    def _log_training(self) -> None:
+        sums, norms = self.progress.end_row()
+        means = with_derived(self.task, {name: quotient(*pair) for name, pair in sums.items()})
         rate = self.optimizer.param_groups[0]["lr"]
-        row = self._log("train", means | {"learning_rate": rate, "gradient_norm": quotient(*self.progress.norms)})
-        self.progress.sums, self.progress.norms = {}, [0.0, 0.0]
+        row = self._log("train", means | {"learning_rate": rate, "gradient_norm": quotient(*norms)})
         criterion = self.task.solved
         if criterion is not None and self.progress.solved_at_step is None and criterion.met(row[criterion.metric]):
             self.progress.solved_at_step = self.progress.step
-        moment, sequences = time.monotonic(), self.sequences
         if self.group.leads:
-            rate = (sequences - marked[1]) / (moment - marked[0])
-            self.logger.timing(
-                {"step": self.progress.step, "seconds": self.progress.seconds, "sequences_per_second": rate}
-            )
-        return moment, sequences
+            timing = {"step": self.progress.step, "seconds": self.progress.seconds}
+            self.logger.timing(timing | {"sequences_per_second": self._pace.since_last(self.sequences)})
 
     def _judge(self, row: dict[str, Any]) -> None:
         """Note a validation; where it no longer improves, the model goes on to its next phase or training ends."""
         phases_left = plain(self.model).phases_left
         criterion = self.settings.criterion(phases_left)
-        if criterion is None or not self.progress.judge(criterion, row[criterion.metric]):
-            return
-        if phases_left:
-            self._enter_next_phase()
-        else:
-            self.progress.outcome = "early_stopping"
+        if criterion is not None and self.progress.judge(criterion, row[criterion.metric]):
+            if phases_left:
+                self._enter_next_phase()
+            else:
+                self.progress.outcome = "early_stopping"
 
     def _enter_next_phase(self) -> None:
         plain(self.model).enter_next_phase()
