@@ -23,17 +23,25 @@ INFINITY = tl.constexpr(float("inf"))
 
 
 @triton.jit
-def _told(told, row, s, sentences):
-    """Which slots of a block there are, and which of them hold a sentence."""
-    here = s < sentences
-    return here, here & (tl.load(told + row * sentences + s, mask=here, other=0) != 0)
-
-
-@triton.jit
 def _table(slots, row, table, s, e, is_told, sentences, tables, size, TYPE: tl.constexpr):
     """A block of slots as a table has them; 0 where nothing is told."""
     at = ((row * sentences + s[:, None]) * tables + table) * size + e[None, :]
     return tl.load(slots + at, mask=is_told[:, None] & (e < size)[None, :], other=0.0).to(TYPE)
+
+
+@triton.jit
+def _block(slots, told, query, row, hop, start, e, sentences, tables, size, ADJACENT: tl.constexpr, SCALE: tl.constexpr,
+           BLOCK: tl.constexpr, TYPE: tl.constexpr):  # fmt: skip
+    """Slots from `start` on as a hop sees them: which, whether there are, whether told; keys, values and products."""
+    key, value = hop, hop + 1
+    if not ADJACENT:
+        key, value = 0, 1
+    s = start + tl.arange(0, BLOCK)
+    here = s < sentences
+    is_told = here & (tl.load(told + row * sentences + s, mask=here, other=0) != 0)
+    keys = _table(slots, row, key, s, e, is_told, sentences, tables, size, TYPE)
+    values = _table(slots, row, value, s, e, is_told, sentences, tables, size, TYPE)
+    return s, here, is_told, keys, values, SCALE * tl.sum(keys * query[None, :], 1)
 
 
 @triton.jit
@@ -52,17 +60,12 @@ def _forward(slots, first, told, update, linear, queries, reads, log_sums, batch
     query = tl.load(first + row * size + e, mask=inside, other=0.0).to(TYPE)
     tl.store(queries + row * (HOPS + 1) * size + e, query, mask=inside)
     for hop in range(HOPS):
-        key, value = hop, hop + 1
-        if not ADJACENT:
-            key, value = 0, 1
         tops, totals = tl.full((BLOCK,), NOTHING, TYPE), tl.zeros((BLOCK,), TYPE)
         parts, plain = tl.zeros((BLOCK, SIZE), TYPE), tl.zeros((BLOCK, SIZE), TYPE)
         for start in range(0, sentences, BLOCK):
-            s = start + tl.arange(0, BLOCK)
-            here, is_told = _told(told, row, s, sentences)
-            keys = _table(slots, row, key, s, e, is_told, sentences, tables, size, TYPE)
-            values = _table(slots, row, value, s, e, is_told, sentences, tables, size, TYPE)
-            product = SCALE * tl.sum(keys * query[None, :], 1)
+            _, here, is_told, _, values, product = _block(
+                slots, told, query, row, hop, start, e, sentences, tables, size, ADJACENT, SCALE, BLOCK, TYPE
+            )
             among = is_told
             if EMPTY:
                 among = here
@@ -101,9 +104,6 @@ def _backward(slots, d_last, told, update, linear, queries, reads, log_sums, d_f
     d_query = tl.load(d_last + row * size + e, mask=inside, other=0.0).to(TYPE)
     for back in range(HOPS):
         hop = HOPS - 1 - back
-        key, value = hop, hop + 1
-        if not ADJACENT:
-            key, value = 0, 1
         at = (row * (HOPS + 1) + hop) * size + e
         query = tl.load(queries + at, mask=inside, other=0.0)
         if RELU:
@@ -113,11 +113,9 @@ def _backward(slots, d_last, told, update, linear, queries, reads, log_sums, d_f
         log_sum = tl.load(log_sums + row * HOPS + hop)
         parts = tl.zeros((BLOCK, SIZE), TYPE)
         for start in range(0, sentences, BLOCK):
-            s = start + tl.arange(0, BLOCK)
-            here, is_told = _told(told, row, s, sentences)
-            keys = _table(slots, row, key, s, e, is_told, sentences, tables, size, TYPE)
-            values = _table(slots, row, value, s, e, is_told, sentences, tables, size, TYPE)
-            product = SCALE * tl.sum(keys * query[None, :], 1)
+            s, here, is_told, keys, values, product = _block(
+                slots, told, query, row, hop, start, e, sentences, tables, size, ADJACENT, SCALE, BLOCK, TYPE
+            )
             weight = tl.where(is_told, tl.exp(product - log_sum), 0.0)
             # Subtracted before the product: what rounding leaves is then small for the slots with most of the weight.
             d_score = weight * tl.sum((values - read[None, :]) * d_query[None, :], 1)
