@@ -97,7 +97,7 @@ class Batch:
 
     inputs: Any
     targets: Tensor
-    mask: Bool[Tensor, "batch *time"]
+    mask: Bool[Tensor, " batch *time"]
     groups: Tensor | None = None
     starts: Bool[Tensor, " batch"] | None = None
     supports: Bool[Tensor, "batch items"] | None = None

@@ -8,10 +8,14 @@ from pathlib import Path
 import yaml
 
 from memnets.analysis.groups import Group, group_runs
+from memnets.analysis.records import Record
 from memnets.analysis.runs import read_run
 
 ERRORS = {0: 0.5, 1: 0.0, 2: 2.25}
 """Bit errors of each seed's run when it ends."""
+
+DOCUMENT = "# Title\n\n<!-- table: t -->\nold\n<!-- end table -->\n\nAfter.\n"
+"""A document with a table."""
 
 ATTENTION = [
     {
@@ -75,3 +79,20 @@ def one_group(*folders: Path) -> Group:
     """Return the one group that the runs in these folders make."""
     (group,) = group_runs([read_run(folder) for folder in folders])
     return group
+
+
+def line(experiment: str = "ntm_copy", metric: str = "test/bit_errors", mean: float = 0.5, **changes) -> Record:
+    """Return a line of results/NAME.csv."""
+    values = {
+        "seeds": 3,
+        "std": 0.25,
+        "median": 0.5,
+        "lower_quartile": None,
+        "upper_quartile": None,
+        "best": 0.0,
+        "selected": None,
+        "published": "",
+        "command": "python scripts/train.py -m x",
+    }
+    values |= {"commit": "abcdef0", "date": "2025-01-02", "device": "cpu (A, B)"}
+    return Record(experiment=experiment, metric=metric, mean=mean, **(values | changes))

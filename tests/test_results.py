@@ -6,13 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_folders import ERRORS, write_run
+from run_folders import DOCUMENT, ERRORS, line, write_run
 
-from memnets.analysis.markdown import BEGIN, END, MarkerError, difference, documents, render, updated
+from memnets.analysis.markdown import difference, documents, updated
 from memnets.analysis.records import (
     COLUMNS,
     PUBLISHED,
-    Record,
     RecordError,
     merge,
     read_published,
@@ -25,22 +24,6 @@ from memnets.analysis.runs import find_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
-
-
-def line(experiment: str = "ntm_copy", metric: str = "test/bit_errors", mean: float = 0.5, **changes) -> Record:
-    values = {
-        "seeds": 3,
-        "std": 0.25,
-        "median": 0.5,
-        "lower_quartile": None,
-        "upper_quartile": None,
-        "best": 0.0,
-        "selected": None,
-        "published": "",
-        "command": "python scripts/train.py -m x",
-    }
-    values |= {"commit": "abcdef0", "date": "2025-01-02", "device": "cpu (A, B)"}
-    return Record(experiment=experiment, metric=metric, mean=mean, **(values | changes))
 
 
 class TestWhatIsCommitted:
@@ -154,119 +137,6 @@ class TestRecords:
         (tmp_path / PUBLISHED).write_text("experiment,metric,value,source\n" + rows)
         with pytest.raises(RecordError, match=r"no source|given twice"):
             read_published(tmp_path / PUBLISHED)
-
-
-DOCUMENT = "# Title\n\n<!-- table: t -->\nold\n<!-- end table -->\n\nAfter.\n"
-
-
-class TestMarkdown:
-    @pytest.fixture
-    def root(self, tmp_path):
-        write_records(tmp_path / "results" / "t.csv", [line(published="0.001"), line("b|c", "solved", std=None)])
-        (tmp_path / "docs").mkdir()
-        return tmp_path
-
-    def test_a_table_in_full(self):
-        quartiles = {"lower_quartile": 0.25, "upper_quartile": 1.0}
-        text = render(
-            [
-                line(mean=0.00423, std=0.00131, published="0.001", **quartiles),
-                line("b|c", "solved", std=None, best=None),
-            ]
-        )
-        assert text == (
-            "| experiment | metric | seeds | mean ± std | median (quartiles) | best | published |\n"
-            "|---|---|---:|---:|---:|---:|---:|\n"
-            "| ntm_copy | test/bit_errors | 3 | 0.0042 ± 0.0013 | 0.5 (0.25 to 1) | 0 | 0.001 |\n"
-            "| b\\|c | solved | 3 | 0.5 | 0.5 |  | not published |\n".replace(" not published ", "  ")
-            + "\n- ntm_copy, b|c: `python scripts/train.py -m x` at abcdef0, 2025-01-02, cpu (A, B)"
-        )
-
-    def test_only_what_stands_between_markers_changes(self, root):
-        (root / "README.md").write_text(DOCUMENT)
-        text = updated(root / "README.md", root / "results")
-        assert text.startswith("# Title\n\n<!-- table: t -->\n| experiment |")
-        assert text.endswith("cpu (A, B)\n<!-- end table -->\n\nAfter.\n")
-        assert "old" not in text
-        assert difference(root / "README.md", text)
-        (root / "README.md").write_text(text)
-        assert updated(root / "README.md", root / "results") == text
-        assert not difference(root / "README.md", text)
-
-    @pytest.mark.parametrize(
-        "text", ["", "no marker", "no marker\n", "    <!-- table: t -->\n", "`<!-- table: t -->`\n"]
-    )
-    def test_a_document_without_markers_stays(self, root, text):
-        (root / "docs" / "a.md").write_text(text)
-        assert updated(root / "docs" / "a.md", root / "results") == text
-
-    @pytest.mark.parametrize(
-        ("text", "told"),
-        [
-            ("a\n<!-- table: t -->\n", "a.md:2: this table has no <!-- end table -->"),
-            ("<!-- end table -->\n", "a.md:1: <!-- end table --> ends no table"),
-            ("<!-- table: t -->\n<!-- table: t -->\n", "a.md:2: <!-- table: t --> stands inside the table of line 1"),
-            ("<!-- table: missing -->\n<!-- end table -->\n", "a.md:1: no table 'missing'"),
-            ("<!-- table: t nobody -->\n<!-- end table -->\n", "t.csv is of nobody"),
-        ],
-    )
-    def test_markers_that_make_no_sense_are_named(self, root, text, told):
-        (root / "docs" / "a.md").write_text(text)
-        with pytest.raises(MarkerError) as caught:
-            updated(root / "docs" / "a.md", root / "results")
-        assert told in str(caught.value)
-
-    def test_a_second_word_takes_the_lines_of_one_case(self):
-        lines = (ROOT / "README.md").read_text().splitlines()
-        shown = lines[lines.index("<!-- table: kernels ntm_step -->") :]
-        cases = {line.split(" | ")[0] for line in shown[: shown.index(END)] if line.startswith("| ")}
-        assert cases == {"| case", "| ntm_step"}
-
-    def test_several_experiments_are_taken_with_their_settings(self, tmp_path):
-        lines = [line("one seed=1"), line("one_more"), line("two x=3"), line("two x=4")]
-        write_records(tmp_path / "results" / "t.csv", lines)
-        (tmp_path / "a.md").write_text("<!-- table: t one,two -->\n<!-- end table -->\n")
-        text = updated(tmp_path / "a.md", tmp_path / "results")
-        assert all(f"| {name} |" in text for name in ("one seed=1", "two x=3", "two x=4"))
-        assert "one_more" not in text
-
-    def test_by_metric_gives_each_experiment_a_row(self, tmp_path):
-        names = ("reader model=a|b size=1", "reader model=c size=1")
-        lines = [line(name, metric, mean=0.25, std=0.125) for name in names for metric in ("test/x", "test/y")]
-        write_records(tmp_path / "t.csv", lines[:3])
-        (tmp_path / "a.md").write_text("<!-- table: t by metric -->\n<!-- end table -->\n")
-        assert updated(tmp_path / "a.md", tmp_path) == (
-            "<!-- table: t by metric -->\n"
-            "| experiment | test/x | test/y |\n|---|---:|---:|\n"
-            "| model=a\\|b | 0.25 ± 0.12 | 0.25 ± 0.12 |\n| model=c | 0.25 ± 0.12 |  |\n\n"
-            "- reader model=a|b size=1, reader model=c size=1: `python scripts/train.py -m x` at abcdef0, 2025-01-02, "
-            "cpu (A, B)\n<!-- end table -->\n"
-        )
-
-    def test_by_split_gives_each_split_a_row_in_the_order_of_its_number(self, tmp_path):
-        write_records(tmp_path / "t.csv", [line("x", f"qa{n}/error", mean=n / 100, std=0.01) for n in (10, 9)])
-        (tmp_path / "a.md").write_text("<!-- table: t by split -->\n<!-- end table -->\n")
-        assert updated(tmp_path / "a.md", tmp_path).splitlines()[1:] == [
-            "| error in %, split | x: mean ± std | by training loss | published |",
-            "|---|---:|---:|---:|",
-            "| qa9 | 9.0 ± 1.0 |  |  |",
-            "| qa10 | 10.0 ± 1.0 |  |  |",
-            "| mean | 9.5 |  |  |",
-            "| above 5 % | 2 |  |  |",
-            "",
-            "- x: `python scripts/train.py -m x` at abcdef0, 2025-01-02, cpu (A, B)",
-            "<!-- end table -->",
-        ]
-
-    def test_a_name_without_settings_takes_every_experiment_that_begins_with_it(self, tmp_path):
-        write_records(tmp_path / "t.csv", [line(name, "test/x") for name in ("reader size=1", "reader", "readers")])
-        (tmp_path / "a.md").write_text("<!-- table: t reader by metric -->\n<!-- end table -->\n")
-        rows = [text.split(" | ")[0] for text in updated(tmp_path / "a.md", tmp_path).splitlines()[3:5]]
-        assert rows == ["| size=1", "| reader"]
-
-    def test_the_markers_are_what_the_documents_say(self):
-        assert BEGIN.fullmatch("<!-- table: foundation -->")[1] == "foundation"
-        assert END == "<!-- end table -->"
 
 
 def script(name: str, *words: str) -> subprocess.CompletedProcess[str]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from memnets.analysis.tables import HEADER, cells, plain
 
 BEGIN = re.compile(r"<!-- table: (\S+)(?: (?!by )(\S+))?(?: by (\S+))? -->")
 END = "<!-- end table -->"
+COMPONENT = re.compile(r"\{_target_: ?(?:\w+\.)*(\w+)(?:, ?_partial_: ?\w+)?(?:, ?([^{}]+))?\}")
 
 MEASURED: dict[str, tuple[type[Any], Callable[[Sequence[Any]], str]]] = {
     KERNELS: (KernelRecord, render_kernels),
@@ -97,6 +99,21 @@ def difference(path: Path, text: str) -> str:
     return "\n".join(lines) or ("line endings or the end of the file differ" if old != new else "")
 
 
+def briefly(experiment: str) -> str:
+    """Return an experiment's name with its components as a reader names them: `model.addressing=Addressing(gate=null)`.
+
+    Whole, they stand in the lines of results and in the commands below a table.
+    """
+
+    def brief(found: re.Match[str]) -> str:
+        settings = ",".join("=".join(re.split(": ?", part, maxsplit=1)) for part in re.split(", ?", found[2] or ""))
+        return f"{found[1]}({settings})" if settings else found[1]
+
+    while (shorter := COMPONENT.sub(brief, experiment)) != experiment:  # the innermost first
+        experiment = shorter
+    return experiment
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise MarkerError(message)
@@ -110,7 +127,8 @@ def _rendered(name: str, path: Path, only: str | None, key: str | None) -> str:
         kind, rendered = MEASURED[path.name]
         lines = [line for line in read_measured(path, kind) if only in (None, line.key[0])]
         return rendered(lines) if lines else ""
-    records = [line for line in read_records(path) if only is None or _is_of(line.experiment, only)]
+    chosen = (line for line in read_records(path) if only is None or _is_of(line.experiment, only))
+    records = [replace(line, experiment=briefly(line.experiment)) for line in chosen]
     if key is None:
         return render(records) if records else ""
     if key == "metric":

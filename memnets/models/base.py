@@ -75,7 +75,7 @@ class SequenceModel(nn.Module, ABC):
         """
         return None
 
-    def go_on(self, inputs: Any, where: Bool[Tensor, "batch *time"]) -> Tensor | None:
+    def go_on(self, inputs: Any, where: Bool[Tensor, " batch *time"]) -> Tensor | None:
         """Tokens `[batch time]` that follow each row's first marked place; None of a model that writes none.
 
         Each is the likeliest after those before it, the model's own: what `inputs` tells behind the place isn't read.

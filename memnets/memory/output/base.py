@@ -31,7 +31,7 @@ class Recalled(NamedTuple):
     """
 
     scores: Float[Tensor, "batch time entries"]
-    words: Int[Tensor, "batch #time entries"]
+    words: Int[Tensor, " batch #time entries"]
 
     @property
     def nothing(self) -> Bool[Tensor, "batch time"]:

@@ -73,6 +73,6 @@ class NeuralCache(OutputMemory):
         return _recalled(hidden, keys, following, visible), self.write(state, hidden, words)
 
 
-def _recalled(hidden: Tensor, keys: Tensor, words: Tensor, visible: Bool[Tensor, "batch #time entries"]) -> Recalled:
+def _recalled(hidden: Tensor, keys: Tensor, words: Tensor, visible: Bool[Tensor, " batch #time entries"]) -> Recalled:
     scores = hidden @ keys.transpose(1, 2)
     return Recalled(scores.masked_fill(~visible, -torch.inf), words[:, None])
