@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.memnets-ready
 WORKERS ?= auto
 
-.PHONY: train test lint learn reproduce tables install clean
+.PHONY: train test lint long learn reproduce tables install clean
 
 train: install ## an NTM learns to copy
 	$(PYTHON) scripts/train.py
@@ -17,6 +17,9 @@ lint: install ## style, types, import order of the rooms
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(VENV)/bin/lint-imports
+
+long: install ## the cases that the quick tests leave out: more shapes of kernels, every point of every sweep
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) -m long
 
 learn: install ## the long tests: models reach stated errors
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) -m learning

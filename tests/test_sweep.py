@@ -249,12 +249,11 @@ class TestTwoProcesses:
     @pytest.mark.parametrize(
         "overrides",
         [
-            ("trainer.ema_decay=0.9", "runtime.pictures=true"),
-            ("trainer.ema_decay=0.9", "runtime.parallel=fsdp", "runtime.pictures=true"),
-            ("trainer.accumulate=2",),
-            (*NTM, "trainer.bptt_length=2"),
+            pytest.param(("trainer.ema_decay=0.9", "runtime.pictures=true"), id="ddp", marks=pytest.mark.long),
+            pytest.param(("trainer.ema_decay=0.9", "runtime.parallel=fsdp", "runtime.pictures=true"), id="fsdp"),
+            pytest.param(("trainer.accumulate=2",), id="accumulating", marks=pytest.mark.long),
+            pytest.param((*NTM, "trainer.bptt_length=2"), id="truncated", marks=pytest.mark.long),
         ],
-        ids=["ddp", "fsdp", "accumulating", "truncated"],
     )
     def test_two_processes_learn_as_one_that_accumulates(self, tmp_path: Path, overrides: tuple[str, ...]) -> None:
         two = self.torchrun(tmp_path / "two", *overrides)
@@ -266,7 +265,14 @@ class TestTwoProcesses:
             assert alone_row == pytest.approx(together, rel=1e-3), (alone_row, together)
         assert (two / "learning_curve.png").exists() == ("runtime.pictures=true" in overrides)
 
-    @pytest.mark.parametrize("overrides", [(), ("runtime.parallel=fsdp",), STREAM], ids=["ddp", "fsdp", "carried"])
+    @pytest.mark.parametrize(
+        "overrides",
+        [
+            pytest.param((), id="ddp", marks=pytest.mark.long),
+            pytest.param(("runtime.parallel=fsdp",), id="fsdp", marks=pytest.mark.long),
+            pytest.param(STREAM, id="carried"),
+        ],
+    )
     def test_two_processes_resume_bit_for_bit(self, tmp_path: Path, overrides: tuple[str, ...]) -> None:
         given = (*overrides, "trainer.ema_decay=0.9", "trainer.save_every=3")
         straight = self.torchrun(tmp_path / "straight", *given)

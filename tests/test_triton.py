@@ -12,6 +12,7 @@ import torch
 from kernel_problems import wrong
 from test_op_cases import floating_outputs
 from test_ops import differentiable
+from tiers import but_for_long
 from torch.testing import assert_close
 
 from memnets.kernel_report import compiled_names, kernel_names
@@ -26,8 +27,13 @@ ALL_CASES = [case for op in KERNELS for case in cases(op)]
 SEEDS = 5
 
 
-def on_cases(found):
-    return pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in found])
+QUICK = [next(cases(op)) for op in KERNELS]
+
+
+def on_cases(found, quick=ALL_CASES):
+    """Test each case; but for the `quick` ones that is long in the interpreter."""
+    takes = but_for_long(found, lambda case: DEVICE == "cuda" or case in quick, lambda case: case.name)
+    return pytest.mark.parametrize("case", takes)
 
 
 def fewer(sizes):
@@ -73,18 +79,18 @@ class TestAgainstReference:
         got, want = (results(case, backend, torch.float64) for backend in ("triton", "reference"))
         assert_close(got, want, rtol=1e-10, atol=1e-11)
 
-    @on_cases([case for case in ALL_CASES if case.sizes.slots > 1])
+    @on_cases([case for case in ALL_CASES if case.sizes.slots > 1], quick=fewer(["odd"]))
     def test_float64_in_many_blocks(self, case, monkeypatch):
         """Where a memory fits no tile: every sum is then of several blocks, every shift goes from one to the next."""
         monkeypatch.setattr(launch, "TILE", 1)
         got, want = (results(case, backend, torch.float64) for backend in ("triton", "reference"))
         assert_close(got, want, rtol=1e-10, atol=1e-11)
 
-    @on_cases(fewer(["odd", "one_row", "wide_shift", "strided"]))
+    @on_cases(fewer(["odd", "one_row", "wide_shift", "strided"]), quick=QUICK)
     def test_float32_errs_no_more_than_the_reference(self, case):
         assert wrong(*compared(case, torch.float32)) == {}
 
-    @on_cases(fewer(["odd", "strided"]))
+    @on_cases(fewer(["odd", "strided"]), quick=QUICK)
     def test_bfloat16_errs_no_more_than_the_reference(self, case):
         assert wrong(*compared(case, torch.bfloat16), torch.bfloat16) == {}
 
@@ -98,14 +104,14 @@ class TestAgainstReference:
                 parts[i][-1] += 1e-4 * parts[i].abs().max()
             assert list(wrong(planted, reference, exact)) == [i]
 
-    @on_cases(fewer(["odd"]))
+    @on_cases(fewer(["odd"]), quick=QUICK)
     def test_repeats_bit_for_bit(self, case):
         one, two = (results(case, "triton", torch.float32) for _ in range(2))
         assert all(a.equal(b) for a, b in zip(one, two, strict=True))
 
 
 class TestOp:
-    @pytest.mark.parametrize("batch", [1, 3])
+    @pytest.mark.parametrize("batch", but_for_long([1, 3], lambda batch: batch == 3))
     @pytest.mark.parametrize("op", KERNELS)
     def test_torch_knows_it(self, op, batch):
         for call in OPS[op].calls:
