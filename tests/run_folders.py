@@ -1,4 +1,4 @@
-"""Run folders as the trainer leaves them, small and with known numbers."""
+"""Run folders as the trainer leaves them, and lines of results, small and with known numbers."""
 
 from __future__ import annotations
 

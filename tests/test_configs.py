@@ -21,17 +21,16 @@ from omniglot_example import write_omniglot
 from squad_example import write_squad
 from text_example import write_text
 from tiers import but_for_long
-from tiny import ROOT, TINY, tiny_config
+from tiny import ROOT
 from wn18rr_example import write_wn18rr
 
 from memnets.check import ConfigError
-from memnets.config import build, check, compose, load, with_defaults
+from memnets.config import build, check, compose, with_defaults
 from memnets.contracts import Spec
-from memnets.identity import identity, run_folder
 from memnets.models.base import SequenceModel
 from memnets.overrides import choices
 from memnets.retrieval.pretrained_encoder import ENCODERS, PretrainedEncoder
-from memnets.sweep import grid_points, plan, without_sweeps
+from memnets.sweep import grid_points, plan
 
 CONFIGS = ROOT / "configs"
 STANDALONE = sorted(path for group in ("model", "task") for path in (CONFIGS / group).glob("**/*.yaml"))
@@ -265,46 +264,3 @@ class TestMutants:
                 plan(
                     grid_points(compose([f"sweep={sweep}"], path.parent.parent), [f"sweep={sweep}"]), path.parent.parent
                 )
-
-
-class TestIdentity:
-    def test_naming_a_default_is_the_same_run(self) -> None:
-        assert run_folder(tiny_config("model.embedding_size=64")) == run_folder(tiny_config())
-
-    @pytest.mark.parametrize("override", ["runtime.threads=2", "runtime.jobs=2", "logger.wandb=true"])
-    def test_housekeeping_is_the_same_run(self, override: str) -> None:
-        assert identity(tiny_config(override)) == identity(tiny_config())
-
-    @pytest.mark.parametrize(
-        "override", ["seed=1", "optim.lr=0.5", "runtime.deterministic=true", "runtime.backend=reference"]
-    )
-    def test_what_changes_a_result_is_another_run(self, override: str) -> None:
-        assert identity(tiny_config(override)) != identity(tiny_config())
-
-    def test_a_resolved_configuration_is_read_back_as_itself(self, tmp_path: Path) -> None:
-        config = tiny_config()
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-        assert load(tmp_path / "config.yaml") == config
-        assert load(tmp_path / "config.yaml", ["task.max_length=9"])["task"]["max_length"] == 9
-        with pytest.raises(ConfigError, match=r"did you mean task\.max_length"):
-            load(tmp_path / "config.yaml", ["task.max_lengt=9"])
-
-    def test_a_group_within_a_part_takes_the_place_of_what_was_there(self, tmp_path: Path) -> None:
-        config = with_defaults(compose(["experiment=people_qa"]).config)
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-        assert config["task"]["relevance"].keys() == {"_target_", "first", "second"}
-        changed = load(tmp_path / "config.yaml", ["task/relevance=bm25", "task/selection=top_3", "task.selection.k=4"])
-        assert changed["task"]["relevance"] == {"_target_": "memnets.retrieval.lexical.BM25"}
-        assert changed["task"]["selection"]["k"] == 4
-        with pytest.raises(ConfigError, match=r"there is no 'bm52'.*bm25"):
-            load(tmp_path / "config.yaml", ["task/relevance=bm52"])
-        for refused in ("model=lstm", "~task.relevance", "task/relevance=bm25,dense"):
-            with pytest.raises(ConfigError, match="only single values and groups within a part"):
-                load(tmp_path / "config.yaml", [refused])
-
-    def test_a_sweep_is_the_product_of_its_axes(self) -> None:
-        overrides = [*TINY, "seed=0,1", "optim.lr=0.1,0.2,0.3"]
-        points = grid_points(compose(without_sweeps(overrides)), overrides)
-        assert len(points) == 6
-        assert len({tuple(point) for point in points}) == 6
-        assert len(plan(points)) == 6

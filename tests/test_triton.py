@@ -24,14 +24,12 @@ from memnets.ops.draw import SIZES, Sizes
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KERNELS = kernel_names()
 ALL_CASES = [case for op in KERNELS for case in cases(op)]
+QUICK = [next(cases(op)) for op in KERNELS]
 SEEDS = 5
 
 
-QUICK = [next(cases(op)) for op in KERNELS]
-
-
 def on_cases(found, quick=ALL_CASES):
-    """Test each case; but for the `quick` ones that is long in the interpreter."""
+    """Test each case; those that are not `quick` are long in the interpreter."""
     takes = but_for_long(found, lambda case: DEVICE == "cuda" or case in quick, lambda case: case.name)
     return pytest.mark.parametrize("case", takes)
 

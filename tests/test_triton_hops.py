@@ -28,7 +28,7 @@ from memnets.ops.memory_hops import HopScheme, memory_hops
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SOME_SCHEMES = SCHEMES[::5]
-"""Each choice a scheme has, beside each of the others."""
+"""Every choice that a scheme has is among them, though not every two together."""
 FEW = ["odd", "one_of_all", "one_sentence", "nothing_told", "little_told", "beyond_vectors", "strided"]
 
 
