@@ -32,6 +32,8 @@ class DynamicMemory(nn.Module):
         self.from_memory = normal(word_size, word_size)
         self.from_key = normal(word_size, word_size)
         self.from_sentence = normal(word_size, word_size)
+        self.gate_bias = normal(memory_size)
+        self.candidate_bias = normal(word_size)
         self.slopes = nn.Parameter(torch.ones(word_size))
 
     def forward(
@@ -41,11 +43,11 @@ class DynamicMemory(nn.Module):
     ) -> Float[Tensor, "batch slots word"]:
         """Memory after a sentence.
 
-        h_j' = (h_j + g_j c_j) / |h_j + g_j c_j| (equations 4 and 5), with the gate g_j = σ(sᵀ h_j + sᵀ w_j)
-        (equation 2) and the candidate c_j = φ(U h_j + V w_j + W s) (equation 3).
+        h_j' = (h_j + g_j c_j) / |h_j + g_j c_j| (equations 4 and 5), with the gate g_j = σ(sᵀ h_j + sᵀ w_j + a_j)
+        (equation 2) and the candidate c_j = φ(U h_j + V w_j + W s + b) (equation 3).
         """
-        gate = torch.sigmoid(torch.einsum("bw,bnw->bn", sentence, memory + self.keys))
-        about_cells = memory @ self.from_memory.T + self.keys @ self.from_key.T
+        gate = torch.sigmoid(torch.einsum("bw,bnw->bn", sentence, memory + self.keys) + self.gate_bias)
+        about_cells = memory @ self.from_memory.T + self.keys @ self.from_key.T + self.candidate_bias
         candidate = self.activation(about_cells + (sentence @ self.from_sentence.T)[:, None])
         return unit_length(memory + gate[:, :, None] * candidate)
 
@@ -58,9 +60,9 @@ class EntityNetwork(SequenceModel):
     """Reads a story sentence by sentence into its cells, and answers a question from them with one word.
 
     The state is the memory: a story may be told in parts, and asked about after each. Where the paper's section 2 is
-    silent this follows the authors' code: the memory begins as the keys, sentences and questions have a mask each, and
-    cells and answer share φ. Masks begin at 1, a bag of words (in their code the question's alone). Their biases in
-    the gate and beside U are not in the paper's equations, and not here.
+    silent this follows the authors' code: the memory begins as the keys; sentences and questions have a mask each, the
+    question's begins at 1, a bag of words, the sentences' is drawn like all else; cells and answer share φ; the gate has
+    a bias a_j for each cell and the candidate a bias b, which are not in the paper's equations.
 
     Args:
         spec: the task's sizes.
@@ -78,7 +80,7 @@ class EntityNetwork(SequenceModel):
         check_spec(EntityNetwork, spec)
         _check(memory_size, word_size)
         self.words = PaddedEmbedding(spec.input_size, word_size)
-        self.story_mask = nn.Parameter(torch.ones(spec.sentence_size, word_size))
+        self.story_mask = normal(spec.sentence_size, word_size)
         self.query_mask = nn.Parameter(torch.ones(spec.sentence_size, word_size))
         self.memory = DynamicMemory(memory_size, word_size)
         self.from_read = normal(word_size, word_size)
