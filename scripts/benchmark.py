@@ -3,8 +3,8 @@
 usage: python scripts/benchmark.py [case=ntm_step,...] [batch=1,16,64] [time=41,...] [slots=128,...] [threads=1]
                                    [seconds=6] [compile=true] [device=cpu] [csv=results/kernels.csv]
 
-case      ops of memnets.ops.cases, and a training step each: ntm_step, dnc_step, sam_step, memn2n_step, memn2n_ten_step
-          (ten networks at once); without it all of them
+case      ops of memnets.ops.cases, and a training step each: ntm_step, dnc_step, sam_step, entity_step, memn2n_step,
+          memn2n_ten_step (ten networks at once); without it all of them
 batch, time, slots   lists of sizes, in the place of each case's own
 threads   a list; of the CPU
 seconds   per row; a search of very many scores is timed without its reference

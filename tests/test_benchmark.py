@@ -16,10 +16,10 @@ from memnets.analysis.measured import read_measured
 from memnets.benchmark import cases as cases_to_time
 from memnets.benchmark import counting, stories, timing
 from memnets.benchmark import measure as measuring
-from memnets.benchmark.cases import OP_SIZES, OWN_SIZES, names, problem, sizes_of
+from memnets.benchmark.cases import OWN_SIZES, names, problem, sizes_of
 from memnets.benchmark.counting import Traffic, kept_bytes, kernel_bytes, matrix_flops, unmeasured_bytes
 from memnets.benchmark.steps import STEPS
-from memnets.benchmark.stories import STORY_SIZES, STORY_STEPS
+from memnets.benchmark.stories import MEMN2N_SIZES, STORY_STEPS
 from memnets.benchmark.table import show
 from memnets.benchmark.timing import Seconds, in_turns, threads
 from memnets.ops.backend import current_backend, use_backend
@@ -80,7 +80,7 @@ class TestScript:
         assert script("benchmark").main(["seconds=0.01", "case=memn2n_step,memn2n_ten_step"]) == 0
         out, err = capsys.readouterr()
         rows = [json.loads(line) for line in out.splitlines()]
-        assert [(row["slots"], row["time"]) for row in rows] == 2 * [(each.slots, each.time) for each in STORY_SIZES]
+        assert [(row["slots"], row["time"]) for row in rows] == 2 * [(each.slots, each.time) for each in MEMN2N_SIZES]
         assert {row["kernel"] for row in rows} == {"cpu"}
         for i, row in enumerate(rows):
             rate = (32 if i < 3 else 320) / row["kernel_ms"] * 1e3
@@ -106,7 +106,7 @@ class TestScript:
         assert all(name in table for name in [*TIME, *MEMORY])
         rows = read_measured(tmp_path / KERNELS, KernelRecord)
         assert {row.case for row in rows} == {*STEPS, *STORY_STEPS, *OPS}
-        assert {row.word for row in rows} == {sizes.word for each in (OP_SIZES, *OWN_SIZES.values()) for sizes in each}
+        assert {row.word for row in rows} == {sizes.word for name in names() for sizes in sizes_of(name)}
         kernels = {row.case for row in rows if row.case in OPS and row.kernel != "-"}
         assert kernels == OWN_SIZES.keys(), "Triton's interpreter is no kernel to time"
 
@@ -169,9 +169,9 @@ class TestCases:
     def test_stories_are_as_long_as_babis(self):
         """Sentences told, and words of a sentence: 6, 16 and 38 in tasks 1 to 3, and 5."""
         told, words = [], []
-        for sizes in STORY_SIZES:
+        for sizes in MEMN2N_SIZES:
             torch.manual_seed(0)
-            story = stories._batch(replace(sizes, batch=2000))[0].story
+            story = stories._batch(replace(sizes, batch=2000), sizes.slots)[0].story
             told.append((story != 0).any(-1).sum(1).double().mean().item())
             words.append((story != 0).sum().item() / (story != 0).any(-1).sum().item())
         assert told == pytest.approx([5.9, 15.6, 38.4], abs=0.7)

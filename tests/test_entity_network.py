@@ -16,7 +16,9 @@ from torch.func import functional_call
 from torch.testing import assert_close
 
 from memnets.contracts import Spec, Story
-from memnets.models.entity_network import EntityNetwork, EntityNetworkState, unit_length
+from memnets.models.entity_network import EntityNetwork, EntityNetworkState
+from memnets.ops.backend import use_backend
+from memnets.ops.entity_memory import unit_length
 
 
 def model_of(vocab=7, sentences=4, words=3, **sizes):
@@ -68,14 +70,17 @@ def after(model, story):
     return model(Story(story, torch.ones(len(story), 1, dtype=torch.long)))[1].memory
 
 
-class TestValues:
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+class TestBackends:
+    """With the op's kernel, and step by step."""
+
     @given(
         st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(2, 6)),
         st.integers(1, 4),
         st.integers(1, 5),
         st.data(),
     )
-    def test_equals_a_loop_over_single_numbers(self, shape, memory_size, word_size, data):
+    def test_equals_a_loop_over_single_numbers(self, backend, shape, memory_size, word_size, data):
         batch, sentences, words, vocab = shape
         counts = [data.draw(st.integers(1, sentences)) for _ in range(batch)]
         lengths = [[data.draw(st.integers(1, words)) for _ in range(count + 1)] for count in counts]
@@ -83,11 +88,12 @@ class TestValues:
         model = model_of(vocab, sentences, words, memory_size=memory_size, word_size=word_size)
         memory = [memory_by_loop(model, story) for story in inputs.story.tolist()]
         logits = [logits_by_loop(model, *row) for row in zip(memory, inputs.query.tolist(), strict=True)]
-        outputs, state = model(inputs)
+        with use_backend(backend):
+            outputs, state = model(inputs)
         assert_close(state.memory.detach(), torch.tensor(np.array(memory)))
         assert_close(outputs.detach(), torch.tensor(np.array(logits)))
 
-    def test_gradients_match_finite_differences(self):
+    def test_gradients_match_finite_differences(self, backend):
         model = model_of(memory_size=2, word_size=3)
         names, values = zip(*model.named_parameters(), strict=True)
         inputs = story_of([[3, 2, 1], [2, 2]])
@@ -95,11 +101,14 @@ class TestValues:
 
         def outputs(memory, *parameters):
             given = dict(zip(names, parameters, strict=True))
-            logits, state = functional_call(model, given, (inputs, EntityNetworkState(memory)))
+            with use_backend(backend):
+                logits, state = functional_call(model, given, (inputs, EntityNetworkState(memory)))
             return logits, state.memory
 
         assert torch.autograd.gradcheck(outputs, [memory, *(value.detach().requires_grad_() for value in values)])
 
+
+class TestValues:
     def test_parameters_start_from_a_normal_distribution_and_the_questions_mask_and_slopes_at_1(self):
         model = EntityNetwork(Spec("story", 200, 200, 4, 70), memory_size=100)
         assert model.memory.keys.shape == (100, 100)

@@ -23,7 +23,8 @@ CASES = [pytest.param(case, id=case.name) for case in cases()]
 
 
 CASE_FILES = {"cases", "arguments", "draw"}
-ELSEWHERE = {"backend", "sequence", "ntm_sequence", "dnc_sequence", "sam_sequence", "memory_hops", "neural_memory"}
+SEQUENCES = {"sequence", "ntm_sequence", "dnc_sequence", "sam_sequence", "entity_memory"}
+ELSEWHERE = {"backend", "memory_hops", "neural_memory", *SEQUENCES}
 """No ops of one step: tested in test_backend.py, test_kernels.py, test_dnc.py, test_sam.py and the files so named."""
 
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from memnets.benchmark.problem import Problem, Step, nbytes
 from memnets.benchmark.steps import BATCHES, STEPS, training_step
-from memnets.benchmark.stories import BATCH, STORY_SIZES, STORY_STEPS, story_step
+from memnets.benchmark.stories import BATCH, STORY_STEPS, story_step
 from memnets.ops.backend import use_backend
 from memnets.ops.cases import OPS, Case
 from memnets.ops.draw import Sizes
@@ -56,7 +56,7 @@ def sizes_of(name: str, batch: Sequence[int] = (), time: Sequence[int] = (), slo
 
 def _own_sizes(name: str) -> Sequence[Sizes]:
     if name in STORY_STEPS:
-        return STORY_SIZES
+        return STORY_STEPS[name].sizes
     return [STEPS[name].sizes] if name in STEPS else OWN_SIZES.get(name, OP_SIZES)
 
 
@@ -69,7 +69,7 @@ def problem(name: str, sizes: Sizes, device: str = "cpu") -> Problem:
 
 def sequences(name: str, sizes: Sizes) -> int | None:
     """Return how many sequences or stories a training step learns from; None for an op."""
-    return None if name in OPS else sizes.batch * STORY_STEPS.get(name, 1)
+    return None if name in OPS else sizes.batch * (STORY_STEPS[name].networks if name in STORY_STEPS else 1)
 
 
 def op(name: str, sizes: Sizes, device: str) -> Problem:

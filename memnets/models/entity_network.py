@@ -12,9 +12,7 @@ from memnets.contracts import Spec, Story
 from memnets.memory.memory_network import PaddedEmbedding, is_told, normal
 from memnets.models.base import SequenceModel, check_spec
 from memnets.ops.content_address import content_read
-
-SHORTEST = 1e-6
-"""Length below which a vector has no direction."""
+from memnets.ops.entity_memory import CellWeights, prelu, run_kernel, update_cells
 
 
 class EntityNetworkState(NamedTuple):
@@ -36,24 +34,17 @@ class DynamicMemory(nn.Module):
         self.candidate_bias = normal(word_size)
         self.slopes = nn.Parameter(torch.ones(word_size))
 
+    def weights(self) -> CellWeights:
+        """The parameters, as ops take them. Slopes begin at 1, so φ begins as the identity."""
+        return CellWeights(*(getattr(self, name) for name in CellWeights._fields))
+
     def forward(
         self,
         memory: Float[Tensor, "batch slots word"],
         sentence: Float[Tensor, "batch word"],
     ) -> Float[Tensor, "batch slots word"]:
-        """Memory after a sentence.
-
-        h_j' = (h_j + g_j c_j) / |h_j + g_j c_j| (equations 4 and 5), with the gate g_j = σ(sᵀ h_j + sᵀ w_j + a_j)
-        (equation 2) and the candidate c_j = φ(U h_j + V w_j + W s + b) (equation 3).
-        """
-        gate = torch.sigmoid(torch.einsum("bw,bnw->bn", sentence, memory + self.keys) + self.gate_bias)
-        about_cells = memory @ self.from_memory.T + self.keys @ self.from_key.T + self.candidate_bias
-        candidate = self.activation(about_cells + (sentence @ self.from_sentence.T)[:, None])
-        return unit_length(memory + gate[:, :, None] * candidate)
-
-    def activation(self, units: Float[Tensor, "*shape word"]) -> Float[Tensor, "*shape word"]:
-        """φ, a PReLU: a unit below 0 is multiplied by its slope. Slopes begin at 1, so φ begins as the identity."""
-        return torch.where(units > 0, units, self.slopes * units)
+        """Memory after a sentence, see `update_cells`."""
+        return update_cells(memory, sentence, self.weights())
 
 
 class EntityNetwork(SequenceModel):
@@ -61,8 +52,8 @@ class EntityNetwork(SequenceModel):
 
     The state is the memory: a story may be told in parts, and asked about after each. Where the paper's section 2 is
     silent this follows the authors' code: the memory begins as the keys; sentences and questions have a mask each, the
-    question's begins at 1, a bag of words, the sentences' is drawn like all else; cells and answer share φ; the gate has
-    a bias a_j for each cell and the candidate a bias b, which are not in the paper's equations.
+    question's begins at 1, a bag of words, the sentences' is drawn like all else; cells and answer share φ. So do the
+    biases, a_j in each cell's gate and b in the candidate: the paper's equations have none.
 
     Args:
         spec: the task's sizes.
@@ -107,20 +98,28 @@ class EntityNetwork(SequenceModel):
         return self.memory
 
     def _tell(self, story: Int[Tensor, "batch sentences words"], memory: Tensor) -> Float[Tensor, "batch slots word"]:
-        """Memory after all sentences, in order: each step is for the stories alone that go on.
-
-        Longest stories first, so that those are the first rows, and a story that ends leaves its memory behind.
-        """
+        """Memory after all sentences, in order."""
         told = is_told(story)
         if torch._C._are_functorch_transforms_active():
             return self._tell_all(story, told, memory)
         lengths = told.sum(1)
+        longest = max(lengths.tolist(), default=0)
+        sentences = self._encode_story(_without_gaps(story, told)[:, :longest])
+        after = run_kernel(memory, sentences, lengths, self.memory.weights())
+        return self._tell_each(sentences, lengths, memory) if after is None else after
+
+    def _tell_each(
+        self, sentences: Float[Tensor, "batch sentences word"], lengths: Int[Tensor, " batch"], memory: Tensor
+    ) -> Float[Tensor, "batch slots word"]:
+        """Step by step, each for the stories alone that go on.
+
+        Longest stories first, so that those are the first rows, and a story that ends leaves its memory behind.
+        """
         longest_first = lengths.argsort(descending=True)
-        places = torch.arange(story.shape[1], device=story.device)
-        going_on = [rows for rows in (lengths[:, None] > places).sum(0).tolist() if rows]
-        sentences = self._encode_story(_without_gaps(story, told)[longest_first, : len(going_on)])
+        places = torch.arange(sentences.shape[1], device=lengths.device)
+        going_on = (lengths[:, None] > places).sum(0).tolist()
         memory, ended = memory[longest_first], []
-        for sentence, rows in zip(sentences.unbind(1), going_on, strict=True):
+        for sentence, rows in zip(sentences[longest_first].unbind(1), going_on, strict=True):
             ended.append(memory[rows:])
             memory = self.memory(memory[:rows], sentence[:rows])
         return torch.cat([memory, *reversed(ended)])[longest_first.argsort()]
@@ -140,13 +139,7 @@ class EntityNetwork(SequenceModel):
         """y = R φ(q + H u), with u = Σ_j p_j h_j and p_j = Softmax(qᵀ h_j) (equation 6)."""
         asked = _encode(self.words(query), self.query_mask)
         found, _ = content_read(memory, asked[:, None], torch.ones_like(asked[:, :1]), similarity="dot")
-        return self.memory.activation(asked + found[:, 0] @ self.from_read.T) @ self.answer.T
-
-
-def unit_length(vectors: Float[Tensor, "*shape word"]) -> Float[Tensor, "*shape word"]:
-    """h / |h| (equation 5); vectors shorter than `SHORTEST` stay as they are, and so do their gradients."""
-    squared = vectors.square().sum(-1, keepdim=True)
-    return vectors * torch.rsqrt(torch.where(squared > SHORTEST**2, squared, 1.0))
+        return prelu(asked + found[:, 0] @ self.from_read.T, self.memory.slopes) @ self.answer.T
 
 
 def _without_gaps(
