@@ -104,7 +104,7 @@ class TestTables:
         write_records(tmp_path / "t.csv", [line("x", f"qa{n}/error", mean=n / 100, std=0.01) for n in (10, 9)])
         (tmp_path / "a.md").write_text("<!-- table: t by split -->\n<!-- end table -->\n")
         assert updated(tmp_path / "a.md", tmp_path).splitlines()[1:] == [
-            "| error in %, split | x: mean ± std | by training loss | published |",
+            "| error in %, split | x: mean ± std | chosen | published |",
             "|---|---:|---:|---:|",
             "| qa9 | 9.0 ± 1.0 |  |  |",
             "| qa10 | 10.0 ± 1.0 |  |  |",

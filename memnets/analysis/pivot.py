@@ -2,7 +2,7 @@
 
 `<!-- table: memn2n_babi by task.number -->` becomes a table per metric, in per cent where the metric is a share:
 
-| task.number | memn2n_babi: mean ± std | by training loss | published |
+| task.number | memn2n_babi: mean ± std | chosen | published |
 
 `by split` takes the splits that metrics are of, as the test sets of bAbI's tasks, for such a setting.
 `<!-- table: people_qa by metric -->` becomes one table with a row per experiment and a column per metric.
@@ -81,7 +81,7 @@ def _columns(records: Iterable[Record], key: str) -> Columns:
 def _table(metric: str, columns: Columns, key: str) -> str:
     factor = 100.0 if metric.endswith(SHARES) else 1.0
     rows = sorted({row for cells in columns.values() for row in cells}, key=_order)
-    parts = [f"{name}: mean ± std | by training loss | published" for name in columns]
+    parts = [f"{name}: mean ± std | chosen | published" for name in columns]
     head = f"| {metric}{' in %' if factor > 1 else ''}, {key} | {' | '.join(parts)} |"
     lines = [head, "|---|" + "---:|" * 3 * len(columns)]
     for row in rows:

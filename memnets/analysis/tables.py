@@ -14,7 +14,7 @@ import numpy as np
 
 from memnets.analysis.groups import Group
 from memnets.analysis.output_memories import with_memories
-from memnets.analysis.runs import Run, final, number, training_loss
+from memnets.analysis.runs import Run, choice, final, number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,8 +36,9 @@ class Statistic:
         std: sample standard deviation (n - 1); None for one seed.
         lower_quartile: a quarter of the runs lie below it, interpolated; None for one seed, like the upper one.
         best: the least or greatest value, whichever is better; None where neither is.
-        selected: the value of the run with the least training loss in its last row, which is how a paper that reports
-            the best of several restarts may choose among them; None if the runs tell no training loss.
+        selected: the value of the run with the least training loss in its last row, or the best validation metric if
+            early stopping watched one, which is how a paper that reports the best of several restarts may choose among
+            them; None if the runs tell neither.
     """
 
     metric: str
@@ -51,10 +52,10 @@ class Statistic:
     selected: float | None = None
 
 
-def statistic(metric: str, values: Sequence[float], losses: Sequence[float] = ()) -> Statistic:
+def statistic(metric: str, values: Sequence[float], choices: Sequence[float] = ()) -> Statistic:
     """Return the statistics of at least one value; a NaN among them makes mean, std and median NaN.
 
-    `losses` are the same runs' training losses.
+    Of `choices`, one for each run, the least selects.
     """
     sample = np.asarray(values, dtype=np.float64)
     std = (
@@ -73,7 +74,7 @@ def statistic(metric: str, values: Sequence[float], losses: Sequence[float] = ()
         lower_quartile=lower if several else None,
         upper_quartile=upper if several else None,
         best=best,
-        selected=values[int(np.nanargmin(losses))] if np.isfinite(losses).any() else None,
+        selected=values[int(np.nanargmin(choices))] if np.isfinite(choices).any() else None,
     )
 
 
@@ -84,11 +85,11 @@ def statistics(group: Group, patterns: Sequence[str] = ()) -> list[Statistic]:
     `solved`, the share that did, and not in `sequences_to_solve`.
     """
     results = [measurements(run) for run in group.done]
-    losses = [training_loss(run) for run in group.done]
+    choices = [choice(run) for run in group.done]
     names = dict.fromkeys(name for result in results for name in result)
 
     def of(name: str) -> Statistic:
-        pairs = [(result[name], loss) for result, loss in zip(results, losses, strict=True) if name in result]
+        pairs = [(result[name], told) for result, told in zip(results, choices, strict=True) if name in result]
         return statistic(name, *zip(*pairs, strict=True))
 
     return [of(name) for name in names if _chosen(name, patterns)]
