@@ -19,7 +19,6 @@ from memnets.training.carry import first_state
 from memnets.training.clipping import clip_gradients
 from memnets.training.ema import MovingAverage
 from memnets.training.evaluation import EVALUATION_SEED, evaluate
-from memnets.training.schedule import Constant, Cosine, Halving, Warmup
 from memnets.training.seeds import step_seed
 from memnets.training.settings import EarlyStopping, TrainerSettings
 from memnets.training.trainer import Trainer
@@ -303,16 +302,3 @@ class TestSettings:
         assert first_state(trainer.model, carried, replace(batch, starts=torch.zeros(4, dtype=torch.bool))) is carried
         assert first_state(trainer.model, carried, replace(batch, starts=torch.ones(4, dtype=torch.bool))) is None
         assert first_state(trainer.model, carried, replace(batch, starts=None)) is None
-
-    @pytest.mark.parametrize(
-        ("schedule", "factors"),
-        [
-            (Constant(), {0: 1.0, 99: 1.0}),
-            (Warmup(4), {0: 0.25, 3: 1.0, 50: 1.0}),
-            (Halving(10), {0: 1.0, 9: 1.0, 10: 0.5, 25: 0.25}),
-            (Cosine(10), {0: 1.0, 5: 0.5, 10: 0.0, 99: 0.0}),
-            (Cosine(12, warmup_steps=2, final_factor=0.1), {0: 0.5, 1: 1.0, 2: 1.0, 7: 0.55, 12: 0.1}),
-        ],
-    )
-    def test_schedules(self, schedule: Constant, factors: dict[int, float]) -> None:
-        assert {step: pytest.approx(schedule(step)) for step in factors} == factors

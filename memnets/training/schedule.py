@@ -70,3 +70,27 @@ class Halving(Schedule):
     def __call__(self, step: int) -> float:
         """Return 1/2 to the number of whole periods passed."""
         return 0.5 ** (step // self.every_steps)
+
+
+@dataclass(frozen=True)
+class Triangular(Schedule):
+    """Up and down between `low` and 1 in straight lines, again and again (Smith 2017, arXiv:1506.01186, section 3).
+
+    Attributes:
+        rising_steps: from `low` to 1, and back: half a cycle.
+        low: the factor at the start and at the end of a cycle.
+    """
+
+    rising_steps: int
+    low: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rising_steps < 1:
+            raise ValueError(f"Triangular.rising_steps must be at least 1, not {self.rising_steps}")
+        if not 0 <= self.low <= 1:
+            raise ValueError(f"Triangular.low must be from 0 to 1, not {self.low}")
+
+    def __call__(self, step: int) -> float:
+        """Return `low` at the start of every cycle of 2 `rising_steps`, 1 in its middle."""
+        place = step % (2 * self.rising_steps)
+        return 1.0 - (1.0 - self.low) * abs(place / self.rising_steps - 1.0)
