@@ -43,7 +43,7 @@ MEMN2N_SIZES = tuple(
 )
 """Tasks 1, 2 and 3. `heads` counts hops; a story tells up to `time` sentences of up to `width` words, of which the
 newest fill the slots: 6, 15 and 38 of them on average, as in bAbI."""
-ENTITY_SIZES = tuple(Sizes(slots=20, word=100, time=time, width=6) for time in (10, 30))
+ENTITY_SIZES = tuple(Sizes(heads=1, slots=20, word=100, time=time, width=6) for time in (10, 30))
 """Tasks 1 and 2: `slots` counts cells."""
 STORY_STEPS = {
     "memn2n_step": StoryStep(MEMN2N_SIZES, _memn2n, lambda sizes: sizes.slots),
