@@ -195,6 +195,26 @@ class TestOp:
         torch.set_num_threads(2)
         assert all(a.equal(b) for a, b in zip(one, results(kernel, given), strict=True))
 
+    @pytest.mark.parametrize("dtype", [torch.int32, torch.int16])
+    def test_lengths_of_any_whole_numbers(self, dtype):
+        given = problem()
+        assert kernel(*given._replace(lengths=given.lengths.to(dtype))).equal(kernel(*given))
+
+    def test_gradients_of_what_wants_them(self):
+        """A memory that all stories share, as a model's keys, and one weight."""
+        given = problem().map(torch.Tensor.detach)
+        keys, bias = (tensor.clone().requires_grad_() for tensor in (given.memory[0], given.weights.candidate_bias))
+        weights = given.weights._replace(candidate_bias=bias)
+
+        def gradients(function):
+            memory = function(keys.expand(3, -1, -1), given.sentences, given.lengths, weights)
+            loss = memory.square().mul(torch.arange(5.0)).sum()
+            twice = [torch.autograd.grad(loss, (keys, bias), retain_graph=True) for _ in range(2)]
+            assert all(a.equal(b) for a, b in zip(*twice, strict=True))
+            return twice[0]
+
+        assert_close(gradients(kernel), gradients(entity_memory_reference), **DOUBLE)
+
     def test_rows_are_those_alone(self):
         given = problem(Shape(batch=20), torch.float32)
         together = kernel(*given)

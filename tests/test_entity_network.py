@@ -108,6 +108,14 @@ class TestBackends:
         assert torch.autograd.gradcheck(outputs, [memory, *(value.detach().requires_grad_() for value in values)])
 
 
+def test_a_kernel_serves_the_model(monkeypatch):
+    """So that `auto` above is no second run of the reference."""
+    monkeypatch.delattr(EntityNetwork, "_tell_each")
+    model_of()(EXAMPLE)
+    with use_backend("reference"), pytest.raises(AttributeError, match="_tell_each"):
+        model_of()(EXAMPLE)
+
+
 class TestValues:
     def test_parameters_start_from_a_normal_distribution_and_the_questions_mask_and_slopes_at_1(self):
         model = EntityNetwork(Spec("story", 200, 200, 4, 70), memory_size=100)

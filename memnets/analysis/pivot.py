@@ -4,6 +4,8 @@
 
 | task.number | memn2n_babi: mean ± std | chosen | published |
 
+`chosen` is `Statistic.selected`, of the restart that training loss or held-out questions choose.
+
 `by split` takes the splits that metrics are of, as the test sets of bAbI's tasks, for such a setting.
 `<!-- table: people_qa by metric -->` becomes one table with a row per experiment and a column per metric.
 """

@@ -133,14 +133,15 @@ def final(run: Run) -> dict[str, float]:
 def choice(run: Run) -> float:
     """Return that of which the least chooses among restarts; NaN if the run tells nothing of the kind.
 
-    It is the loss in the last row of training; where early stopping watched a validation metric, the best of this.
+    It is the loss in the last row of training; where early stopping watched a validation metric, the best of this. Of
+    equal ones the first run counts.
     """
     stopping = (run.config.get("trainer") or {}).get("early_stopping")
     if not stopping:
         rows = run.rows("train")
         return number(rows[-1].get("loss")) if rows else math.nan
     sign = -1.0 if stopping.get("mode") == "max" else 1.0
-    values = (sign * number(row.get(stopping["metric"])) for row in run.rows("validation"))
+    values = (sign * number(row.get(stopping.get("metric", "loss"))) for row in run.rows("validation"))
     return min((value for value in values if not math.isnan(value)), default=math.nan)
 
 

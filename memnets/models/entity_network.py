@@ -12,7 +12,7 @@ from memnets.contracts import Spec, Story
 from memnets.memory.memory_network import PaddedEmbedding, is_told, normal
 from memnets.models.base import SequenceModel, check_spec
 from memnets.ops.content_address import content_read
-from memnets.ops.entity_memory import CellWeights, prelu, run_kernel, update_cells
+from memnets.ops.entity_memory import CellWeights, entity_memory_reference, prelu, run_kernel, update_cells
 
 
 class EntityNetworkState(NamedTuple):
@@ -52,8 +52,8 @@ class EntityNetwork(SequenceModel):
 
     The state is the memory: a story may be told in parts, and asked about after each. Where the paper's section 2 is
     silent this follows the authors' code: the memory begins as the keys; sentences and questions have a mask each, the
-    question's begins at 1, a bag of words, the sentences' is drawn like all else; cells and answer share φ. So do the
-    biases, a_j in each cell's gate and b in the candidate: the paper's equations have none.
+    question's begins at 1, a bag of words, the sentences' is drawn like all else; cells and answer share φ. Against its
+    equations, and as in their code, each cell's gate has a bias a_j and the candidate a bias b.
 
     Args:
         spec: the task's sizes.
@@ -94,18 +94,20 @@ class EntityNetwork(SequenceModel):
         return self._ask(inputs.query, memory), EntityNetworkState(memory)
 
     def compiled_part(self) -> nn.Module:
-        """Return the step: compiling the loop would compile once per length of a story."""
+        """Return the step, which runs where no kernel serves: the loop would be compiled once per length of a story."""
         return self.memory
 
     def _tell(self, story: Int[Tensor, "batch sentences words"], memory: Tensor) -> Float[Tensor, "batch slots word"]:
         """Memory after all sentences, in order."""
         told = is_told(story)
-        if torch._C._are_functorch_transforms_active():
-            return self._tell_all(story, told, memory)
-        lengths = told.sum(1)
+        lengths, weights = told.sum(1), self.memory.weights()
+        if torch._C._are_functorch_transforms_active():  # shapes can't follow the data
+            return entity_memory_reference(memory, self._encode_story(_without_gaps(story, told)), lengths, weights)
         longest = max(lengths.tolist(), default=0)
+        if not longest:
+            return memory
         sentences = self._encode_story(_without_gaps(story, told)[:, :longest])
-        after = run_kernel(memory, sentences, lengths, self.memory.weights())
+        after = run_kernel(memory, sentences, lengths, weights)
         return self._tell_each(sentences, lengths, memory) if after is None else after
 
     def _tell_each(
@@ -123,14 +125,6 @@ class EntityNetwork(SequenceModel):
             ended.append(memory[rows:])
             memory = self.memory(memory[:rows], sentence[:rows])
         return torch.cat([memory, *reversed(ended)])[longest_first.argsort()]
-
-    def _tell_all(
-        self, story: Int[Tensor, "batch sentences words"], told: Bool[Tensor, "batch sentences"], memory: Tensor
-    ) -> Float[Tensor, "batch slots word"]:
-        """The same where shapes can't follow the data, as in vmap: each step is for all, and some keep their memory."""
-        for sentence, is_new in zip(self._encode_story(story).unbind(1), told.unbind(1), strict=True):
-            memory = torch.where(is_new[:, None, None], self.memory(memory, sentence), memory)
-        return memory
 
     def _encode_story(self, story: Int[Tensor, "batch sentences words"]) -> Float[Tensor, "batch sentences word"]:
         return _encode(self.words(story), self.story_mask)

@@ -13,7 +13,7 @@ from memnets.ops import backend
 from memnets.ops.sequence import check_lengths, cpu_obstacle, in_one_precision, without_padding
 
 SHORTEST = 1e-6
-"""Length up to which a vector has no direction."""
+"""Length up to which a vector has no direction; as in entity_memory.h."""
 
 
 class CellWeights(NamedTuple):
@@ -69,7 +69,7 @@ def _run(given: tuple[Tensor, ...]) -> tuple[Tensor]:
         matches = told @ weights.keys.T + weights.gate_bias
         by_sentence = told @ weights.from_sentence.T
         by_key = weights.keys @ weights.from_key.T + weights.candidate_bias
-    return cpu.run((memory, told, lengths, matches, by_sentence, by_key, weights.from_memory, weights.slopes))
+    return cpu.run((memory, told, lengths.long(), matches, by_sentence, by_key, weights.from_memory, weights.slopes))
 
 
 def entity_memory_reference(

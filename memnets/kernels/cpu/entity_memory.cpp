@@ -31,20 +31,20 @@ struct EntityCall {
              const Tensor& given_slopes)
       : sentences(given_sentences.contiguous()), lengths(given_lengths.contiguous()), matches(given_matches.contiguous()),
         about(given_about.contiguous()), about_keys(given_about_keys.contiguous()),
-        from_memory(given_from_memory.contiguous()), transposed(given_from_memory.t().contiguous()),
-        slopes(given_slopes.contiguous()) {
-    TORCH_CHECK(sentences.dim() == 3 && about_keys.dim() == 2, OP, ": sentences must be [batch sentences word], the "
-                "keys' part [slots word]");
+        from_memory(given_from_memory.contiguous()), slopes(given_slopes.contiguous()) {
+    TORCH_CHECK(sentences.dim() == 3, OP, ": sentences must be [batch sentences word], not ", sentences.sizes());
+    TORCH_CHECK(about_keys.dim() == 2, OP, ": the keys' part must be [slots word], not ", about_keys.sizes());
     sizes = {sentences.size(0), sentences.size(1), about_keys.size(0), about_keys.size(1)};
     check();
+    transposed = from_memory.t().contiguous();
     group = std::max(GROUP, (sizes.batch + MOST_GROUPS - 1) / MOST_GROUPS);
     groups = (sizes.batch + group - 1) / group;
   }
 
   void check() const {
     const int64_t batch = sizes.batch, word = sizes.word;
-    check_shape("sentences", sentences, {batch, sizes.sentences, word});
     check_shape("lengths", lengths, {batch});
+    check_shape("sentences", sentences, {batch, sizes.sentences, word});
     check_shape("matches", matches, {batch, sizes.sentences, sizes.slots});
     check_shape("the sentences' part", about, {batch, sizes.sentences, word});
     check_shape("U", from_memory, {word, word});

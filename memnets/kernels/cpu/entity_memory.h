@@ -16,7 +16,7 @@ struct EntitySizes {
   int64_t cells() const { return slots * word; }
 };
 
-// What all stories share: U, V w_j + b for every cell, and the slopes of φ.
+// What all stories share: U and its transpose, V w_j + b for every cell, and the slopes of φ.
 template <class T>
 struct EntityWeights {
   const T *from_memory, *transposed, *about_keys, *slopes;
@@ -50,7 +50,7 @@ struct EntitySums {
   T *from_memory, *about_keys, *slopes;
 };
 
-constexpr double SHORTEST = 1e-6;  // a vector no longer than this has no direction, and stays as it is
+constexpr double SHORTEST = 1e-6;  // a vector no longer than this has no direction, and stays as it is; as in the reference
 
 template <class T>
 class EntityReader {
@@ -75,6 +75,7 @@ class EntityReader {
   // Gradients from that of the memory after the story, which lies in `into.memory` and becomes that of the first.
   void backward(const EntityWeights<T>& weights, const EntityStory<T>& story, const EntityTrace<T>& trace,
                 const EntityStoryGradients<T>& into, const EntitySums<T>& sums) {
+    if (!story.length) return;
     const int64_t word = sizes.word;
     d_units.resize(std::max<int64_t>(d_units.size(), story.length * sizes.cells()));
     for (int64_t t = story.length - 1; t >= 0; t--) {
