@@ -50,7 +50,8 @@ struct EntitySums {
   T *from_memory, *about_keys, *slopes;
 };
 
-constexpr double SHORTEST = 1e-6;  // a vector no longer than this has no direction, and stays as it is; as in the reference
+// A vector no longer than this has no direction, and stays as it is; as in the reference.
+constexpr double SHORTEST = 1e-6;
 
 template <class T>
 class EntityReader {
@@ -66,7 +67,9 @@ class EntityReader {
       candidate_units(weights, memory, story.about + t * word, units);
       for (int64_t j = 0; j < sizes.slots; j++)
         gates[j] = dot(memory + j * word, sentence, word) + story.matches[t * sizes.slots + j];
-      each<T>(sizes.slots, [&](int64_t j, auto lanes) MEMNETS_INLINE { lanes.store(gates + j, sigmoid(lanes.load(gates + j))); });
+      each<T>(sizes.slots, [&](int64_t j, auto lanes) MEMNETS_INLINE {
+        lanes.store(gates + j, sigmoid(lanes.load(gates + j)));
+      });
       for (int64_t j = 0; j < sizes.slots; j++)
         update(memory + j * word, units + j * word, gates[j], weights.slopes, after + j * word);
     }
@@ -129,7 +132,9 @@ class EntityReader {
       lanes.store(after + i, sum);
     });
     const T factor = inverse_length(sum_of<T>(squares));
-    each<T>(sizes.word, [&](int64_t i, auto lanes) MEMNETS_INLINE { lanes.store(after + i, factor * lanes.load(after + i)); });
+    each<T>(sizes.word, [&](int64_t i, auto lanes) MEMNETS_INLINE {
+      lanes.store(after + i, factor * lanes.load(after + i));
+    });
   }
 
   static bool has_direction(T squared) { return squared > T(SHORTEST * SHORTEST); }
