@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from memnets.kernels import build
 
@@ -129,7 +130,12 @@ def _triton_missing(on_cpu: bool) -> str | None:
 
 
 def transform_obstacle(vmap: bool = False) -> str | None:
-    """Return why no kernel can serve where torch.func transforms; None where it doesn't, or is `vmap` and served."""
+    """Return why no kernel can serve where torch.func transforms, or derivatives go forward; None where none do.
+
+    And None where all that transforms is vmap, if a kernel serves `vmap`.
+    """
+    if forward_ad._current_level >= 0:
+        return "forward-mode derivatives can't go through it"
     if not torch._C._are_functorch_transforms_active():
         return None
     if not vmap:

@@ -104,9 +104,7 @@ def _cpu_obstacle(*given: Tensor) -> str | None:
         return reason
     if any(tensor.numel() == 0 for tensor in given):
         return "there is nothing to run: the batch or the memory is empty"
-    if torch._C._are_functorch_transforms_active():
-        return "torch.func transforms can't look into it"
-    return backend.build_obstacle("product_key", cpu.register)
+    return backend.transform_obstacle() or backend.build_obstacle("product_key", cpu.register)
 
 
 def _too_many(side: int) -> str | None:

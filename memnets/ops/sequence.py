@@ -141,9 +141,7 @@ def cpu_obstacle(op: str, register: Callable[[], None], given: tuple[Tensor | No
         return reason
     if given[0] is None or 0 in given[0].shape[:2]:
         return "there is nothing to run: no sequence or no step"
-    if torch._C._are_functorch_transforms_active():
-        return "torch.func transforms can't look into it"
-    return backend.build_obstacle(op, register)
+    return backend.transform_obstacle() or backend.build_obstacle(op, register)
 
 
 def place_obstacle(given: tuple[Tensor | None, ...]) -> str | None:
