@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from babi_example import TEST, VOCABULARY, task_in, words_of, write_babi
+from tiers import but_for_long
 from torch.testing import assert_close
 
 from memnets.contracts import Spec, Story
@@ -194,7 +195,7 @@ def real():
 
 
 class TestRealData:
-    @pytest.mark.parametrize("number", [1, 2, 3])
+    @pytest.mark.parametrize("number", but_for_long([1, 2, 3], lambda number: number == 1))
     @pytest.mark.parametrize("view", ["story", "tokens"])
     def test_the_oracle_answers_every_test_question(self, real, number, view):
         task = Babi(number=number, view=view, story_size=300, data_root=str(real))

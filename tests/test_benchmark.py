@@ -61,7 +61,7 @@ def row(**changes) -> KernelRecord:
 
 class TestScript:
     def test_ends_with_one_line_per_batch(self, capsys):
-        rows = printed(capsys, "case=ntm_step", "batch=1,2")
+        rows = printed(capsys, "case=ntm_step", "batch=1,2", "time=3")
         assert [row["batch"] for row in rows] == [1, 2]
         for row in rows:
             assert list(row)[: len(FIRST)] == FIRST

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiers import directions
 from torch.testing import assert_close
 
 from memnets.ops.delta_rule import delta_rule, delta_rule_reference
@@ -164,13 +165,14 @@ class TestForms:
 
     @pytest.mark.parametrize("share", [1, 3])
     @pytest.mark.parametrize("decay", [False, True])
+    @directions
     @every_form
-    def test_gradients(self, form, decay, share):
+    def test_gradients(self, form, decay, share, fast):
         given_ = problem(batch=1, share=share, time=9, decay=decay)
         names = [name for name, part in given_.items() if part is not None]
         inputs = [given_[name].requires_grad_() for name in names]
         call = lambda *parts: form(**given_ | dict(zip(names, parts, strict=True)))  # noqa: E731
-        assert torch.autograd.gradcheck(call, inputs)
+        assert torch.autograd.gradcheck(call, inputs, fast_mode=fast)
 
     def test_heads_share_a_group_in_order(self):
         given_ = problem(groups=2, share=3)

@@ -111,6 +111,7 @@ class TestAgainstReference:
     def test_float32_at_small_and_large_values(self, scale):
         assert wrong(*in_float32(Shape(slots=40, hidden=20, write_heads=1), scale=scale)) == {}
 
+    @pytest.mark.long
     def test_float32_over_many_steps(self):
         shape = Shape(batch=2, time=40, hidden=24, slots=32, word=8, write_heads=1)
         assert wrong(*in_float32(shape, scale=0.2, seeds=5)) == {}
@@ -226,7 +227,15 @@ class TestSequence:
         other = given._replace(inputs=inputs.requires_grad_())
         assert_close(results(kernel, given), results(kernel, other), **DOUBLE)
 
-    @pytest.mark.parametrize(("batch", "scheme"), [(1, ALL), (3, ALL), (3, DNCScheme(link=False))], ids=str)
+    @pytest.mark.parametrize(
+        ("batch", "scheme"),
+        [
+            pytest.param(1, ALL, marks=pytest.mark.long),
+            (3, ALL),
+            pytest.param(3, DNCScheme(link=False), marks=pytest.mark.long),
+        ],
+        ids=str,
+    )
     def test_torch_knows_the_op(self, batch, scheme):
         given = dnc_problem(Shape(batch=batch, time=2, write_heads=1), scheme=scheme)
         kernel(*given)
@@ -332,6 +341,7 @@ class TestWhatIsKept:
         assert sum(size for size in taken if size > 0) < 2000**2
 
     @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's peak memory")
+    @pytest.mark.long
     def test_trains_2048_slots_in_a_third_of_a_gigabyte(self):
         """The links of one step have 16 MB; there are 41 steps."""
         found = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_slots import BATCH, HEADS, SIZES, WINDOW, WORD, Steps, pieces, steps_of, window_of
+from tiers import directions
 from torch.testing import assert_close
 
 from memnets.contracts import named_tensors
@@ -164,7 +165,8 @@ class TestEveryKind:
         read_all(memory, steps, state=state)
         assert all(tensor.equal(before[name]) for name, tensor in named_tensors(state).items())
 
-    def test_gradients(self, kind):
+    @directions
+    def test_gradients(self, kind, fast):
         memory = made(kind)
         parts = [part.detach().requires_grad_() for part in unit_steps(9, batch=1)]
         parameters = list(memory.parameters())
@@ -180,7 +182,7 @@ class TestEveryKind:
                 reads.append(read)
             return torch.cat(reads, 2), state.memory
 
-        assert torch.autograd.gradcheck(call, (parts[0], parts[2], parts[4], *parameters))
+        assert torch.autograd.gradcheck(call, (parts[0], parts[2], parts[4], *parameters), fast_mode=fast)
 
     @pytest.mark.parametrize("share", [1, 2, 3])
     def test_query_heads_share_a_matrix(self, kind, share):

@@ -101,7 +101,7 @@ class TestSequence:
         assert all(a.equal(b) for a, b in zip(alone[features_and_state], together[features_and_state], strict=True))
         assert_close(alone, together, rtol=1e-4, atol=1e-4)  # sums over the batch are large products of torch's own
 
-    @pytest.mark.parametrize("batch", [1, 3])
+    @pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.long), 3])
     def test_torch_knows_the_op(self, batch):
         given = problem(Shape(batch=batch, time=2, layers=3), scale=0.5)
         kernel(*given)

@@ -19,6 +19,7 @@ from kernel_problems import (
     wrong,
 )
 from test_memory import LEGAL, addressing_of, names
+from tiers import but_for_long
 from torch.testing import assert_close
 
 from memnets.contracts import Spec
@@ -81,6 +82,7 @@ class TestAgainstReference:
     def test_float32_at_small_and_large_values(self, scale):
         assert wrong(*in_float32(Shape(slots=40, hidden=20), scale=scale)) == {}
 
+    @pytest.mark.long
     def test_float32_over_many_steps(self):
         shape = Shape(batch=2, time=60, hidden=24, slots=32, word=8)
         assert wrong(*in_float32(shape, scale=0.2, seeds=9)) == {}
@@ -233,8 +235,8 @@ class TestSequence:
         assert features[[0, 2]].isfinite().all()
         assert state.memory[1].isnan().all()
 
-    @pytest.mark.parametrize("batch", [1, 3])
-    @controllers
+    @pytest.mark.parametrize("batch", but_for_long([1, 3], lambda batch: batch == 3))
+    @pytest.mark.parametrize("lstm", but_for_long([True, False], bool, ["feedforward", "lstm"].__getitem__))
     def test_torch_knows_the_op(self, batch, lstm):
         given = problem(Shape(batch=batch, time=2), lstm)
         kernel(*given)

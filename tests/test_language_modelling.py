@@ -14,7 +14,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from text_example import task_in, text, write_text
-from tiers import but_for_long
 from tiny import ALONE, ROOT
 from torch.testing import assert_close
 
@@ -203,7 +202,8 @@ class TestEvaluationInStreams:
         if streams:
             assert all(batch.inputs.equal(other.inputs) for batch, other in zip(counted, expected, strict=True))
 
-    @pytest.mark.parametrize("parallel", but_for_long(["ddp", "fsdp"], lambda parallel: parallel == "fsdp"))
+    @pytest.mark.long
+    @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
     def test_two_processes_count_every_token_once(self, root, tmp_path, parallel):
         words = ["model=lstm", "task=language_modelling", f"task.data_root={root}", "task.segment_length=9"]
         words += ["task.eval_streams=3", "task.eval_segment_length=10", "model.hidden_size=8", "trainer.batch_size=4"]

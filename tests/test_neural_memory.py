@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiers import directions
 from torch.testing import assert_close
 
 from memnets.contracts import map_tensors, named_tensors
@@ -220,8 +221,9 @@ class TestLaws:
         with pytest.raises(ValueError, match="chunk_size must be at least 1, not 0"):
             form(**problem(), chunk_size=0)
 
+    @directions
     @every_depth
-    def test_gradients(self, form, inner):
+    def test_gradients(self, form, inner, fast):
         given_ = problem(batch=1, groups=1, share=2, time=5, word=3, value=2, inner=inner, entries=(2,))
         state = given_["state"]
         inputs = [*(given_[name] for name in PER_ENTRY), *state.start, *state.weights, *state.momentum]
@@ -233,7 +235,7 @@ class TestLaws:
             read, loss, after = form(**arguments, chunk_size=3, longest=3.0)
             return read, loss, *after.start, *after.weights, *after.momentum
 
-        assert torch.autograd.gradcheck(call, [part.detach().requires_grad_() for part in inputs])
+        assert torch.autograd.gradcheck(call, [part.detach().requires_grad_() for part in inputs], fast_mode=fast)
 
 
 class TestForms:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 from test_ops import DTYPES, differentiable
+from tiers import directions
 from torch.testing import assert_close
 
 from memnets import ops
@@ -62,15 +63,16 @@ class TestEveryCase:
                 got = got.masked_fill(torch.from_numpy(want == -1), -1)
             assert_close(got, torch.from_numpy(want), rtol=1e-9, atol=1e-12)
 
+    @directions
     @pytest.mark.parametrize("case", CASES)
-    def test_gradients(self, case):
+    def test_gradients(self, case, fast):
         arguments, inputs = differentiable(case.arguments(torch.float64))
         names = [name for name, value in arguments.items() if any(value is tensor for tensor in inputs)]
 
         def call(*tensors):
             return floating_outputs(case.function(**arguments | dict(zip(names, tensors, strict=True))))
 
-        assert torch.autograd.gradcheck(call, inputs)
+        assert torch.autograd.gradcheck(call, inputs, fast_mode=fast)
 
     @pytest.mark.parametrize("case", CASES)
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -143,6 +143,7 @@ def rows(folder: Path):
 
 
 class TestRuns:
+    @pytest.mark.long
     @pytest.mark.parametrize("model", ["generating_reader", "generating_reader_closed_book"])
     def test_replicas_are_the_runs_alone(self, tmp_path, model):
         given = (f"model={model}", "model.d_model=16", f"runtime.runs_dir={tmp_path}")

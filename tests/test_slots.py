@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiers import directions
 from torch.testing import assert_close
 
 from memnets.contracts import named_tensors
@@ -271,10 +272,11 @@ class TestKNNMemory:
         assert all(part.grad.isfinite().all() for part in steps)
         assert_close(answers, naive_knn(steps, 40, 40))
 
-    def test_gradients(self):
+    @directions
+    def test_gradients(self, fast):
         parts = [part.requires_grad_() for part in steps_of(9, batch=1)]
         memory = knn(capacity=4, top_k=2)
-        assert torch.autograd.gradcheck(lambda *given: read_all(memory, Steps(*given))[0], parts)
+        assert torch.autograd.gradcheck(lambda *given: read_all(memory, Steps(*given))[0], parts, fast_mode=fast)
 
     @pytest.mark.parametrize("differentiable", [True, False])
     def test_gradient_through_the_memory_is_a_switch(self, differentiable):

@@ -91,6 +91,7 @@ def test_evaluation_reports_them_beside_the_tasks_metrics(task, batch_size):
         assert rows[name] == pytest.approx((whole[name].total / whole[name].count).item())
 
 
+@pytest.mark.long
 def test_processes_that_share_the_weights_tell_what_one_does(tmp_path):
     words = ["experiment=memn2n_babi", "trainer.max_steps=1", "trainer.batch_size=1", "runtime.pictures=false"]
     words += [f"task.data_root={write_babi(tmp_path)}", "task.verify_checksum=false", "logger.progress=none"]

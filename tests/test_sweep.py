@@ -204,6 +204,7 @@ class TestSweep:
         recorded = json.loads((done[0] / "environment.json").read_text())["command"]
         assert "optim.weight_decay=0.0,1e30" in recorded, "a job records the sweep's command"
 
+    @pytest.mark.long
     def test_a_terminated_sweep_saves_its_jobs_and_goes_on_later(self, tmp_path: Path) -> None:
         sweep = (
             *command(tmp_path, "seed=0,1", "trainer.max_steps=150", "trainer.eval_every=150"),
@@ -270,7 +271,7 @@ class TestTwoProcesses:
         [
             pytest.param((), id="ddp", marks=pytest.mark.long),
             pytest.param(("runtime.parallel=fsdp",), id="fsdp", marks=pytest.mark.long),
-            pytest.param(STREAM, id="carried"),
+            pytest.param(STREAM, id="carried", marks=pytest.mark.long),
         ],
     )
     def test_two_processes_resume_bit_for_bit(self, tmp_path: Path, overrides: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from tiny import FEW_PEOPLE
 from torch.testing import assert_close
 
 from memnets.contracts import GraphQuestion, Ratio, Story, map_tensors, named_tensors
@@ -33,7 +34,9 @@ SEED, SIZE, NUM_BATCHES = 3, 5, 6
 
 @pytest.fixture(params=GENERATED)
 def task(request):
-    return hydra.utils.instantiate(OmegaConf.load(request.param), _convert_="all")
+    config = OmegaConf.load(request.param)
+    draws_people = hasattr(hydra.utils.get_object(config["_target_"]), "num_people")
+    return hydra.utils.instantiate(config, **FEW_PEOPLE if draws_people else {}, _convert_="all")
 
 
 def tensors(batch):

@@ -7,6 +7,7 @@ import torch
 from kernel_problems import wrong
 from test_memory_hops import (
     DOUBLE,
+    LINEAR,
     SCHEMES,
     SHAPES,
     Shape,
@@ -27,7 +28,7 @@ from memnets.ops.backend import BackendError, use_backend
 from memnets.ops.memory_hops import HopScheme, memory_hops
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SOME_SCHEMES = SCHEMES[::5]
+SOME_SCHEMES = SCHEMES[::10]
 """Every choice that a scheme has is among them, though not every two together."""
 FEW = ["odd", "one_of_all", "one_sentence", "nothing_told", "little_told", "beyond_vectors", "strided"]
 
@@ -53,7 +54,7 @@ def both(given):
 
 @pytest.mark.usefixtures("poisoned")
 class TestAgainstReference:
-    @pytest.mark.parametrize("name", FEW)
+    @pytest.mark.parametrize("name", but_for_long(FEW, ["odd", "nothing_told", "strided"].__contains__))
     @ties
     def test_float64(self, name, adjacent):
         assert_close(*both(problem(SHAPES[name], HopScheme(3, adjacent), scale=0.3)), **DOUBLE)
@@ -68,15 +69,16 @@ class TestAgainstReference:
         assert_close(*both(problem(scheme=HopScheme(3, adjacent), time=False, update=False)), **DOUBLE)
 
     @ties
-    @linears
+    @pytest.mark.parametrize("linear", but_for_long(LINEAR.values(), lambda linear: linear is None))
     def test_float64_in_many_blocks(self, adjacent, linear, monkeypatch):
         monkeypatch.setattr(launch, "TILE", 1)
         assert_close(*both(problem(Shape(sentences=11), HopScheme(3, adjacent), linear)), **DOUBLE)
 
-    @pytest.mark.parametrize("empty", [False, True])
+    @pytest.mark.parametrize("empty", but_for_long([False, True], lambda empty: not empty))
     def test_float32_errs_no_more_than_the_reference(self, empty):
         assert wrong(*in_float32(HopScheme(3, attend_empty=empty))) == {}
 
+    @pytest.mark.long
     def test_a_wrong_row_is_caught(self):
         actual, reference, exact = in_float32(HopScheme(3), seeds=3)
         for i in range(len(exact[0])):
@@ -149,11 +151,11 @@ def test_an_index_of_minus_one_chooses_nothing():
 
 
 class TestOp:
-    @ties
+    @pytest.mark.parametrize("adjacent", but_for_long([True, False], bool))
     def test_vmap_is_a_loop_over_replicas(self, adjacent):
         check_replicas(kernel, [on_device(each) for each in replicas(adjacent)])
 
-    @pytest.mark.parametrize("batch", [1, 3])
+    @pytest.mark.parametrize("batch", but_for_long([1, 3], lambda batch: batch == 3))
     @ties
     def test_torch_knows_it(self, batch, adjacent):
         shape = (batch, 6, 4 if adjacent else 2, 5)

@@ -33,6 +33,9 @@ TINY = (
     "runtime.pictures=false",
 )
 
+FEW_PEOPLE = {"num_people": 60, "num_validation_people": 5, "num_test_people": 10}
+"""Where a task draws people, so many are enough."""
+
 
 def tiny_config(*overrides: str) -> dict[str, Any]:
     """A small configuration, checked, with overrides."""
