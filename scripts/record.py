@@ -1,10 +1,11 @@
 """Write results/<table>.csv from finished runs: results are records, never typed.
 
-usage: python scripts/record.py table=NAME runs='runs/*' [metrics='test/*,solved'] [results=results]
+usage: python scripts/record.py table=NAME runs='runs/*' [metrics='test/*,solved'] [over=optim.lr] [results=results]
 
 table     the CSV to write; a line takes the place of the line that had its experiment and metric
 runs      run folders or globs, separated by commas; more may follow as plain words
 metrics   names or globs of the metrics to record; without it all but those of the validation split
+over      settings, separated by commas, left to chance as the seed is: one of their values is chosen with the restart
 results   the folder of the CSVs
 
 Only runs whose status is "done" count. Exit codes: 0 recorded, 1 nothing recorded, 2 not understood.
@@ -25,8 +26,10 @@ def main(words: list[str]) -> int:
         print(__doc__)
         return 0
     try:
-        paths, values = read_arguments(words, {"table": "", "runs": "", "metrics": "", "results": "results"})
-        paths += [pattern for pattern in values["runs"].split(",") if pattern]
+        keys = {"table": "", "runs": "", "metrics": "", "over": "", "results": "results"}
+        paths, values = read_arguments(words, keys)
+        listed = {key: [word for word in values[key].split(",") if word] for key in ("runs", "metrics", "over")}
+        paths += listed["runs"]
         if not values["table"].isidentifier() or not paths:
             raise UsageError("give table=NAME (letters, digits, _) and runs='runs/*'; --help tells more")
     except UsageError as error:
@@ -37,7 +40,7 @@ def main(words: list[str]) -> int:
         print(problem, file=sys.stderr)
     path = Path(values["results"]) / f"{values['table']}.csv"
     try:
-        recorded = record(path, runs, [pattern for pattern in values["metrics"].split(",") if pattern])
+        recorded = record(path, runs, listed["metrics"], listed["over"])
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -39,6 +39,8 @@ METRICS += ("with_*/perplexity", "solved", "sequences_to_solve", "seconds")
 QUICK = ("trainer.max_steps=300", "trainer.eval_every=300", "trainer.stop_after_solved=null", "trainer.num_replicas=1")
 MEASURED = {"transformer_wikitext2": ["probes=32"]}
 """Experiments whose runs without a memory are measured with memories behind their head, and how."""
+CHOSEN_OVER = {"entity_network_babi_10k": ["optim.lr"]}
+"""Experiments of which a value of some settings is chosen with the restart; each value is recorded as well."""
 QUICK_ENTRIES = "entries=2000"
 QUICK_AXES = {"seed": "0", "task.number": "1,2,4"}
 """What --quick takes of a sweep's axes."""
@@ -67,8 +69,11 @@ def main(words: list[str]) -> int:
     if left := measurements_left(find_runs([str(folder / "*")])[0], quick):
         code = code or run_all(left)
     runs, problems = find_runs([str(folder / "*")])
+    table = (folder if quick else ROOT / "results") / f"{name}.csv"
     try:
-        recorded = record((folder if quick else ROOT / "results") / f"{name}.csv", runs, METRICS)
+        recorded = record(table, runs, METRICS)
+        for experiment, over in CHOSEN_OVER.items():
+            recorded += record(table, [run for run in runs if run.name == experiment], METRICS, over)
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -162,6 +162,27 @@ class TestGrouping:
         assert one_group(*folders).command == "python scripts/train.py -m experiment=x runtime.device=cpu seed=0,1"
         assert "where" not in one_group(folders[0]).command
 
+    def test_settings_left_to_chance_are_told_apart_by_nothing(self, tmp_path):
+        train, task = "python scripts/train.py -m sweep=x model.width=1", {"_target_": "memnets.tasks.copy.Copy"}
+        runs = [
+            read_run(
+                write_run(
+                    tmp_path / str(length),
+                    seed,
+                    command=f"{train} task.length={length} seed={seed}",
+                    task={**task, "length": length},
+                )
+            )
+            for length in (5, 9)
+            for seed in (0, 1)
+        ]
+        apart = [f"ntm_copy model.width=1 task.length={length}" for length in (5, 9)]
+        assert [group.label for group in group_runs(runs)] == apart
+        (group,) = group_runs(runs, ["task.length"])
+        assert (group.label, group.runs) == ("ntm_copy model.width=1", (runs[0], runs[2], runs[1], runs[3]))
+        assert "task.length" not in group.settings
+        assert group.command == f"{train} task.length=5,9 seed=0,1"
+
 
 def script(name: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "scripts" / name), *map(str, words)]

@@ -1,7 +1,12 @@
-"""Runs grouped by what was run, whatever the seed; what tells groups apart, and what to call them."""
+"""Runs grouped by what was run, whatever the seed; what tells groups apart, and what to call them.
+
+Other settings can be left to chance as the seed is, `over=("optim.lr",)`: what chooses among restarts then chooses one
+of their values too.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -21,11 +26,13 @@ class Group:
 
     Attributes:
         label: the experiment's name and the overrides it was started with.
-        runs: at least one, one per seed.
+        runs: at least one, one per seed and values of `over`.
+        over: settings, with dots, in which the runs may differ too.
     """
 
     label: str
     runs: tuple[Run, ...]
+    over: tuple[str, ...] = ()
 
     @property
     def done(self) -> tuple[Run, ...]:
@@ -40,35 +47,45 @@ class Group:
     @property
     def settings(self) -> Row:
         """What the runs have in common, flat: `{"trainer.batch_size": 16}`."""
-        return flatten(self.runs[0].shared)
+        return shared(self.runs[0], self.over)
 
     @property
     def command(self) -> str:
         """One command that repeats all the runs, without what only says where and how they ran."""
         commands = [_portable(str(run.environment.get("command") or "")) for run in self.runs]
-        bare = {_without_seed(command) for command in commands}
+        keys = (*self.over, "seed")
+        bare = {_without(keys, command) for command in commands}
         if len(set(commands)) == 1:
             return commands[0]
         if len(bare) > 1:
             return f"{commands[0]} (and {len(set(commands)) - 1} others)"
-        seeds = ",".join(str(run.seed) for run in self.runs)
-        return f"{bare.pop().replace('.py', '.py -m', 1)} seed={seeds}"
+        values = {key: dict.fromkeys(str(flatten(run.config).get(key)) for run in self.runs) for key in keys}
+        return " ".join([bare.pop().replace(".py", ".py -m", 1), *(f"{key}={','.join(values[key])}" for key in keys)])
 
 
-def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Return the runs by configuration, ordered by label.
+def shared(run: Run, over: Sequence[str] = ()) -> Row:
+    """Return the settings, with dots, in which all runs of the run's group are equal."""
+    return {key: value for key, value in flatten(run.shared).items() if key not in over}
+
+
+def group_runs(runs: Sequence[Run], over: Sequence[str] = ()) -> list[Group]:
+    """Return the runs by configuration, but for the settings named in `over`, ordered by label.
 
     Groups that would share a label get what they differ in added.
     """
-    ordered = sorted(runs, key=lambda run: (run.key, run.seed))
-    members = [tuple(same) for _, same in groupby(ordered, lambda run: run.key)]
-    groups = [Group(label(runs_of_one[0]), runs_of_one) for runs_of_one in members]
+
+    def key(run: Run) -> str:
+        return json.dumps([run.name, shared(run, over)], sort_keys=True, default=str)
+
+    ordered = sorted(runs, key=lambda run: (key(run), run.seed))
+    members = [tuple(same) for _, same in groupby(ordered, key)]
+    groups = [Group(label(runs_of_one[0], over), runs_of_one, tuple(over)) for runs_of_one in members]
     labels = [group.label for group in groups]
     groups = [_told_apart(group, groups) if labels.count(group.label) > 1 else group for group in groups]
     return sorted(groups, key=lambda group: group.label)
 
 
-def label(run: Run) -> str:
+def label(run: Run, over: Sequence[str] = ()) -> str:
     """Return the run's name and the overrides it was started with, but for those that don't tell experiments apart.
 
     Of an override that lists a sweep's values the run's own value is taken.
@@ -77,7 +94,7 @@ def label(run: Run) -> str:
     words = [word for word in map(str, given) if _tells(word, run)]
     settings = flatten(run.config)
     pairs = (word.lstrip("+").partition("=") for word in words)
-    told = [f"{key}={settings.get(key, value)}" for key, _, value in pairs]
+    told = [f"{key}={settings.get(key, value)}" for key, _, value in pairs if key not in over]
     return " ".join([run.name, *dict.fromkeys(told)])
 
 
@@ -136,10 +153,9 @@ def _portable(command: str) -> str:
     return " ".join(word for word in command.split() if not word.lstrip("+").startswith(HOUSEKEEPING))
 
 
-def _without_seed(command: str) -> str:
+def _without(keys: Sequence[str], command: str) -> str:
     words = [word for word in command.split() if word not in ("-m", "--multirun")]
-    kept = [word for word in words if not word.lstrip("'\"").startswith("seed=")]
-    return " ".join(kept)
+    return " ".join(word for word in words if word.lstrip("'\"+").partition("=")[0] not in keys)
 
 
 def _tells(override: str, run: Run) -> bool:

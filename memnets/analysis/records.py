@@ -65,14 +65,16 @@ COLUMNS = tuple(field.name for field in fields(Record))
 NUMBERS = ("mean", "std", "median", "lower_quartile", "upper_quartile", "best", "selected")
 
 
-def record(path: Path, runs: Sequence[Run], patterns: Sequence[str] = ()) -> list[Record]:
+def record(path: Path, runs: Sequence[Run], patterns: Sequence[str] = (), over: Sequence[str] = ()) -> list[Record]:
     """Merge the finished runs into a table and return what was recorded; without any the table stays as it is.
+
+    Runs that differ in settings named in `over` are restarts of one experiment, as those of several seeds are.
 
     Raises:
         RecordError: the table or the published figures beside it can't be read, or no run has such a metric.
     """
     published = read_published(path.with_name(PUBLISHED))
-    groups = group_runs([run for run in runs if run.done])
+    groups = group_runs([run for run in runs if run.done], over)
     new = [line for group in groups for line in records_of(group, published, patterns)]
     if groups and not new:
         known = dict.fromkeys(name for run in runs for name in measurements(run))
