@@ -85,7 +85,7 @@ class TestAgainstReference:
     def test_float32_errs_no_more_than_the_reference(self, case):
         assert wrong(*compared(case, torch.float32)) == {}
 
-    @on_cases(fewer(["odd", "strided"]), quick=QUICK)
+    @on_cases(fewer(["odd", "strided"]), quick=QUICK[:2])
     def test_bfloat16_errs_no_more_than_the_reference(self, case):
         assert wrong(*compared(case, torch.bfloat16), torch.bfloat16) == {}
 
@@ -107,7 +107,7 @@ class TestAgainstReference:
 
 class TestOp:
     @pytest.mark.parametrize("batch", but_for_long([1, 3], lambda batch: batch == 3))
-    @pytest.mark.parametrize("op", KERNELS)
+    @pytest.mark.parametrize("op", but_for_long(KERNELS, KERNELS[:2].__contains__))
     def test_torch_knows_it(self, op, batch):
         for call in OPS[op].calls:
             few = Sizes(batch=batch, heads=2, slots=3, word=2, time=2)

@@ -12,7 +12,6 @@ from test_memory_hops import (
     SHAPES,
     Shape,
     check_replicas,
-    linears,
     memory_hops_reference,
     problem,
     replicas,
@@ -60,7 +59,7 @@ class TestAgainstReference:
         assert_close(*both(problem(SHAPES[name], HopScheme(3, adjacent), scale=0.3)), **DOUBLE)
 
     @pytest.mark.parametrize("scheme", but_for_long(SCHEMES, SOME_SCHEMES.__contains__))
-    @linears
+    @pytest.mark.parametrize("linear", but_for_long(LINEAR.values(), lambda linear: linear is None))
     def test_float64_of_every_scheme(self, scheme, linear):
         assert_close(*both(problem(scheme=scheme, linear=linear)), **DOUBLE)
 
@@ -68,7 +67,7 @@ class TestAgainstReference:
     def test_without_time_and_update(self, adjacent):
         assert_close(*both(problem(scheme=HopScheme(3, adjacent), time=False, update=False)), **DOUBLE)
 
-    @ties
+    @pytest.mark.parametrize("adjacent", but_for_long([True, False], bool))
     @pytest.mark.parametrize("linear", but_for_long(LINEAR.values(), lambda linear: linear is None))
     def test_float64_in_many_blocks(self, adjacent, linear, monkeypatch):
         monkeypatch.setattr(launch, "TILE", 1)
