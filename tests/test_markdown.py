@@ -115,6 +115,15 @@ class TestTables:
             "<!-- end table -->",
         ]
 
+    def test_commands_that_differ_in_what_gives_the_rows_are_one_line(self, tmp_path):
+        commands = {n: f"python scripts/train.py -m task.number={n} seed={0 if n < 3 else 1}" for n in (1, 2, 3)}
+        write_records(tmp_path / "t.csv", [line(f"x task.number={n}", "error", command=commands[n]) for n in commands])
+        (tmp_path / "a.md").write_text("<!-- table: t by task.number -->\n<!-- end table -->\n")
+        assert updated(tmp_path / "a.md", tmp_path).splitlines()[-3:-1] == [
+            "- x: `python scripts/train.py -m seed=0 task.number=1,2` at abcdef0, 2025-01-02, cpu (A, B)",
+            "- x: `python scripts/train.py -m seed=1 task.number=3` at abcdef0, 2025-01-02, cpu (A, B)",
+        ]
+
     def test_a_name_without_settings_takes_every_experiment_that_begins_with_it(self, tmp_path):
         write_records(tmp_path / "t.csv", [line(name, "test/x") for name in ("reader size=1", "reader", "readers")])
         (tmp_path / "a.md").write_text("<!-- table: t reader by metric -->\n<!-- end table -->\n")

@@ -25,7 +25,7 @@ from memnets.analysis.encoding_speeds import ENCODING_SPEEDS, EncodingRecord, re
 from memnets.analysis.kernels import KERNELS, KernelRecord, render_kernels
 from memnets.analysis.measured import read_measured
 from memnets.analysis.memories import memory_tables, render_memories
-from memnets.analysis.pivot import by_metric, in_split, pivot
+from memnets.analysis.pivot import by_metric, in_split, pivot, row_order
 from memnets.analysis.records import Record, read_records, tables
 from memnets.analysis.retrieval_speeds import SPEEDS, SpeedRecord, render_speeds
 from memnets.analysis.retrievals import RETRIEVALS, RetrievalRecord, render_retrievals
@@ -157,12 +157,26 @@ def _escaped(cell: str) -> str:
 
 
 def _origins(records: Sequence[Record], left_out: str = "") -> list[str]:
-    """Return one line per command: what it made, at which commit, when and on what; a setting may be left out."""
-    made: dict[tuple[str, ...], list[str]] = {}
+    """Return one line per command: what it made, at which commit, when and on what.
+
+    Of experiments and commands that differ in the setting left out alone, one line tells, with all values of that.
+    """
+    made: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
     for record in records:
-        words = [word for word in record.experiment.split() if not left_out or not word.startswith(f"{left_out}=")]
-        made.setdefault((record.command, record.commit, record.date, record.device), []).append(" ".join(words))
-    return [
-        f"- {', '.join(dict.fromkeys(names))}: `{command}` at {commit}, {date}, {device}"
-        for (command, commit, date, device), names in made.items()
-    ]
+        experiment, _ = _parted(record.experiment, left_out)
+        command, values = _parted(record.command, left_out)
+        told = made.setdefault((command, record.commit, record.date, record.device), ([], []))
+        told[0].append(experiment)
+        told[1].extend(values)
+    lines = []
+    for (command, commit, date, device), (names, values) in made.items():
+        setting = f" {left_out}={','.join(sorted(set(values), key=row_order))}" if values else ""
+        lines.append(f"- {', '.join(dict.fromkeys(names))}: `{command}{setting}` at {commit}, {date}, {device}")
+    return lines
+
+
+def _parted(text: str, key: str) -> tuple[str, list[str]]:
+    """Return words without a key's, and the values that this gave."""
+    words = text.split()
+    values = [word.partition("=")[2] for word in words if key and word.startswith(f"{key}=")]
+    return " ".join(word for word in words if not key or not word.startswith(f"{key}=")), values

@@ -82,7 +82,7 @@ def _columns(records: Iterable[Record], key: str) -> Columns:
 
 def _table(metric: str, columns: Columns, key: str) -> str:
     factor = 100.0 if metric.endswith(SHARES) else 1.0
-    rows = sorted({row for cells in columns.values() for row in cells}, key=_order)
+    rows = sorted({row for cells in columns.values() for row in cells}, key=row_order)
     parts = [f"{name}: mean ± std | chosen | published" for name in columns]
     head = f"| {metric}{' in %' if factor > 1 else ''}, {key} | {' | '.join(parts)} |"
     lines = [head, "|---|" + "---:|" * 3 * len(columns)]
@@ -118,8 +118,8 @@ def _number(value: float | None, factor: float) -> str:
     return "" if value is None else plain(round(factor * value, 2))
 
 
-def _order(row: str) -> tuple[float, str, float]:
-    """Numbers by size, then words; those that end in a number by that."""
+def row_order(row: str) -> tuple[float, str, float]:
+    """Order of rows: numbers by size, then words; those that end in a number by that."""
     try:
         return float(row), "", 0.0
     except ValueError:
