@@ -40,7 +40,7 @@ QUICK = ("trainer.max_steps=300", "trainer.eval_every=300", "trainer.stop_after_
 MEASURED = {"transformer_wikitext2": ["probes=32"]}
 """Experiments whose runs without a memory are measured with memories behind their head, and how."""
 CHOSEN_OVER = {"entity_network_babi_10k": ["optim.lr"]}
-"""Experiments of which a value of some settings is chosen with the restart; each value is recorded as well."""
+"""Settings of an experiment of which a value is chosen with the restart; each value is recorded alone as well."""
 QUICK_ENTRIES = "entries=2000"
 QUICK_AXES = {"seed": "0", "task.number": "1,2,4"}
 """What --quick takes of a sweep's axes."""
@@ -73,7 +73,8 @@ def main(words: list[str]) -> int:
     try:
         recorded = record(table, runs, METRICS)
         for experiment, over in CHOSEN_OVER.items():
-            recorded += record(table, [run for run in runs if run.name == experiment], METRICS, over)
+            own = [run for run in runs if run.name == experiment]
+            recorded += record(table, own, METRICS, over) if own else []
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -179,9 +179,12 @@ class TestGrouping:
         apart = [f"ntm_copy model.width=1 task.length={length}" for length in (5, 9)]
         assert [group.label for group in group_runs(runs)] == apart
         (group,) = group_runs(runs, ["task.length"])
-        assert (group.label, group.runs) == ("ntm_copy model.width=1", (runs[0], runs[2], runs[1], runs[3]))
+        assert group.label == "ntm_copy model.width=1 task.length=chosen"
+        assert group.runs == (runs[0], runs[2], runs[1], runs[3])
         assert "task.length" not in group.settings
         assert group.command == f"{train} task.length=5,9 seed=0,1"
+        (fewer,) = group_runs(runs[:3], ["task.length"])
+        assert fewer.command == f"{train} task.length=5 seed=0 (and 2 others)"
 
 
 def script(name: str, *words: str | Path) -> subprocess.CompletedProcess[str]:

@@ -1,12 +1,11 @@
-"""Every configuration file composes, is checked, builds and takes two steps; every mutant of one is refused."""
+"""Every configuration file composes, is checked, builds and takes two steps."""
 
 from __future__ import annotations
 
 import copy
 import functools
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,7 @@ def use_small_data(config: dict[str, Any], root: Path) -> None:
         if "data_root" in defaults:
             task |= {"data_root": str(root), "verify_checksum": False}
         if "num_people" in defaults:
-            task |= FEW_PEOPLE
+            task |= {key: few for key, few in FEW_PEOPLE.items() if key not in task}
 
 
 def two_steps(config: dict[str, Any]) -> None:
@@ -113,15 +112,20 @@ def why_refused(model: str, task: str, root: Path) -> str | None:
     return None if needs.get(model, True) else r"model: .* the task's (memory gives|have) none"
 
 
-def covering(points: list[list[str]]) -> list[list[str]]:
-    """Points with a word that no point before has; numbers of one key are alike."""
+def covering(points: list[list[str]], kind: Callable[[str], str] = str) -> list[list[str]]:
+    """Points with a word of a kind that no point before has."""
     used: set[str] = set()
     found = []
     for point in points:
-        if not used.issuperset(words := {re.sub(r"=[-+.\de]+$", "=number", word) for word in point}):
+        if not used.issuperset(kinds := {kind(word) for word in point}):
             found.append(point)
-            used |= words
+            used |= kinds
     return found
+
+
+def number_alike(word: str) -> str:
+    """An override, whichever number it gives."""
+    return re.sub(r"=[-+.\de]+$", "=number", word)
 
 
 class TestEveryFile:
@@ -176,7 +180,7 @@ class TestEveryFile:
     def test_points_of_every_sweep_take_two_steps(
         self, sweep: str, points: str, small_data: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Some: of each axis every name and a number."""
+        """Some: every value of each axis is composed and checked; two steps are taken with its names, and a number."""
         overrides = [f"sweep={sweep}", "seed=0"]
         grid = grid_points(compose(overrides), overrides)
         assert len(compose([f"sweep={sweep}"]).grid) > 1
@@ -185,7 +189,7 @@ class TestEveryFile:
         if any("=minilm" in word for job in jobs for word in job):
             write_bert(small_data / ENCODERS / PretrainedEncoder().name, positions=512)
             monkeypatch.setenv("MEMNETS_DATA", str(small_data))
-        for job in jobs:
+        for job in jobs if points == "all" else covering(jobs, number_alike):
             if {word.partition("=")[0] for word in job} <= {"experiment", "seed", "sweep"}:
                 continue  # an experiment as its file says: the test above runs it
             config = compose(job).config
@@ -199,102 +203,3 @@ class TestEveryFile:
         bare = {"_target_": node["_target_"]}
         kept = [k for k, v in with_defaults({"node": bare})["node"].items() if k in node and node[k] == v]
         assert kept == ["_target_"], f"{path.name} repeats defaults: {kept[1:]}"
-
-
-def paths(node: dict[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every key of a configuration, as a path."""
-    for key, value in node.items():
-        yield (*prefix, key)
-        if isinstance(value, dict):
-            yield from paths(value, (*prefix, key))
-
-
-def mutants(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The configuration with one key misspelt, retyped, added or, where it is required, dropped."""
-    for path in paths(config):
-        mutant = copy.deepcopy(config)
-        parent = mutant
-        for key in path[:-1]:
-            parent = parent[key]
-        last, where = path[-1], ".".join(path)
-        if path not in (("name",),):
-            yield f"misspelt {where}", _with(config, path, lambda p, k=last: p.__setitem__(k + "x", p.pop(k)))
-        if last in ("_target_", "seed") or path in (("model",), ("task",), ("optim",)):
-            yield f"dropped {where}", _with(config, path, lambda p, k=last: p.pop(k))
-        for wrong in retyped(parent[last]):
-            yield f"{where}={wrong!r}", _with(config, path, lambda p, k=last, w=wrong: p.__setitem__(k, w))
-        if isinstance(parent[last], dict):
-            yield f"surplus below {where}", _with(config, path, lambda p, k=last: p[k].__setitem__("surplus", 1))
-
-
-def retyped(value: Any) -> list[Any]:
-    """Values of other types than this one's."""
-    if isinstance(value, bool):
-        return [{"no": "such"}, "perhaps", 1]
-    if isinstance(value, int):
-        return [{"no": "such"}, "many", 1.5, True]
-    if isinstance(value, float):
-        return [{"no": "such"}, "fast", True]
-    if isinstance(value, str):
-        return [{"no": "such"}, 5, True, [value]]
-    return [12345.678] if isinstance(value, dict) else [{"no": "such"}]
-
-
-def _with(config: dict[str, Any], path: tuple[str, ...], change: Any) -> dict[str, Any]:
-    mutant = copy.deepcopy(config)
-    parent = mutant
-    for key in path[:-1]:
-        parent = parent[key]
-    change(parent)
-    return mutant
-
-
-class TestMutants:
-    """`optional` keys may be misspelt into a default only if the misspelling itself is refused: it always must be."""
-
-    SOURCES = (
-        ["experiment=null"]
-        + [f"{group}={name}" for group in ("model", "task", "optim") for name in choices(group)]
-        + [f"experiment={name}" for name in EXPERIMENTS]
-    )
-
-    @pytest.mark.parametrize(
-        "source", but_for_long(SOURCES, lambda source: source.startswith(("model", "task", "optim", "experiment=null")))
-    )
-    def test_every_mutant_of_every_file_is_refused(self, source: str) -> None:
-        config = compose([source]).config
-        check(config)
-        count = 0
-        for name, mutant in mutants(config):
-            count += 1
-            try:
-                check(mutant)
-            except ConfigError:
-                continue
-            pytest.fail(f"{name} was accepted")
-        assert count > 20
-
-    def test_every_mutant_of_a_sweep_is_refused(self, tmp_path: Path) -> None:
-        """One stands for all: their keys are Hydra's and those of a run, which `compose` checks alike."""
-        sweep = "foundation"
-        shutil.copytree(CONFIGS, tmp_path / "configs")
-        path = tmp_path / "configs" / "sweep" / f"{sweep}.yaml"
-        text = re.sub(r"seed: \S+", "seed: 0,1", path.read_text())
-        changes = [
-            ("# @package _global_", "# @package _globe_"),
-            ("hydra:", "hydraa:"),
-            ("sweeper:", "sweper:"),
-            ("params:", "param:"),
-            ("seed:", "sed:"),
-            ("experiment:", "experimnt:"),
-            ("experiment: ", "experiment: no_such_one,"),
-            ("hydra:", "lr: 3\nhydra:"),
-            ("hydra:", "trainer:\n  max_step: 3\nhydra:"),
-        ]
-        for old, new in changes:
-            assert old in text
-            path.write_text(text.replace(old, new, 1))
-            with pytest.raises(ConfigError):
-                plan(
-                    grid_points(compose([f"sweep={sweep}"], path.parent.parent), [f"sweep={sweep}"]), path.parent.parent
-                )

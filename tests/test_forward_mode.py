@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import test_entity_memory
 import test_memory_hops
@@ -13,6 +15,8 @@ from torch.autograd import forward_ad
 from torch.testing import assert_close
 from torch.utils._pytree import tree_leaves, tree_map
 
+from memnets.kernel_report import kernel_names
+from memnets.kernels import cpu as kernels
 from memnets.ops.backend import BackendError, use_backend
 from memnets.ops.cases import cases
 from memnets.ops.dnc_sequence import dnc_sequence
@@ -29,8 +33,9 @@ SEQUENCES = {
     "entity_memory": (entity_memory, test_entity_memory.problem),
     "memory_hops": (memory_hops, test_memory_hops.problem),
 }
-KERNELS = {"topk_address", "read_slots", "product_key_address", "weighted_gather", *SEQUENCES}
-"""Ops with a kernel in C++."""
+IN_CPP = {path.stem for path in Path(kernels.__path__[0]).glob("*.py")} - {"__init__", "sequence"} - {"product_key"}
+IN_CPP |= {"product_key_address", "weighted_gather"}
+"""Ops with a kernel in C++; product keys have two of them."""
 CALLS = {case.name: (case.function, case.arguments(torch.float64)) for case in cases() if case.sizes == Sizes()}
 CALLS |= {name: (function, tuple(make())) for name, (function, make) in SEQUENCES.items()}
 
@@ -60,7 +65,19 @@ def test_it_is_the_reference_s(name):
     assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in CALLS if name.split("-")[0] in KERNELS])
-def test_a_kernel_by_name_refuses(name):
-    with use_backend("cpu"), pytest.raises(BackendError, match="forward-mode derivatives can't go through it"):
+def with_kernel(kernels):
+    return [name for name in CALLS if name.split("-")[0] in kernels]
+
+
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [("cpu", name) for name in with_kernel(IN_CPP)]
+    + [("triton", name) for name in with_kernel([*kernel_names(), "memory_hops", "ntm_sequence"])],
+)
+def test_a_kernel_by_name_refuses(backend, name):
+    with use_backend(backend), pytest.raises(BackendError, match="forward-mode derivatives can't go through it"):
         derivative(*CALLS[name])
+
+
+def test_every_kernel_in_cpp_is_called():
+    assert {name for name in IN_CPP if not with_kernel([name])} == set()

@@ -63,7 +63,8 @@ SCHEMES = [
 ]
 LINEAR = {"softmax": None, "linear": torch.tensor(True), "no_longer_linear": torch.tensor(False)}
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-ties = pytest.mark.parametrize("adjacent", [True, False], ids=["adjacent", "layerwise"])
+TIES = {True: "adjacent", False: "layerwise"}
+ties = pytest.mark.parametrize("adjacent", TIES, ids=TIES.values())
 linears = pytest.mark.parametrize("linear", LINEAR.values(), ids=LINEAR)
 
 

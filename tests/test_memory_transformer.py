@@ -51,6 +51,7 @@ MEMORIES = {
     "knn_detached": partial(KNNMemory, capacity=5, top_k=2, differentiable=False),
 }
 WINDOW, TIME, VOCABULARY = 4, 23, 11
+sets_of_cuts = st.sets(st.integers(1, TIME - 1))
 every_memory = pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES.keys())
 
 
@@ -78,8 +79,16 @@ class TestLaws:
             assert after.position.equal(final.position)
 
     @settings(max_examples=3)
-    @given(cuts=st.sets(st.integers(1, TIME - 1)))
+    @given(cuts=sets_of_cuts)
+    def test_cuts_change_nothing(self, memory, layers, cuts):
+        self.check_cuts(memory, layers, cuts)
+
+    @pytest.mark.long
+    @given(cuts=sets_of_cuts)
     def test_many_cuts_change_nothing(self, memory, layers, cuts):
+        self.check_cuts(memory, layers, cuts)
+
+    def check_cuts(self, memory, layers, cuts):
         model, inputs, state = tiny(memory, memory_layers=layers), tokens_of(), None
         outputs, edges = [], [0, *sorted(cuts), TIME]
         for first, last in pairwise(edges):

@@ -11,7 +11,7 @@ from run_folders import write_run
 from tiers import but_for_long
 from tiny import ROOT, script
 
-from memnets.analysis.runs import find_runs
+from memnets.analysis.runs import find_runs, flatten
 from memnets.config import compose
 from memnets.overrides import choices
 from memnets.sweep import grid_points, plan, without_sweeps
@@ -35,6 +35,10 @@ class TestReproduce:
             plan(grid_points(compose(without_sweeps(words)), words))
             assert {"seed=0", "trainer.max_steps=300", "trainer.num_replicas=1"} < set(words)
             assert ("task.number=1,2,4" in words) == ("task.number" in compose([words[0]]).grid)
+
+    def test_settings_that_are_chosen_are_those_of_experiments(self):
+        for experiment, over in script("reproduce").CHOSEN_OVER.items():
+            assert set(over) <= set(flatten(compose([f"experiment={experiment}"]).config))
 
     def test_changes_reach_every_sweep(self, capsys):
         change = "task/encoder=minilm task.num_people=200"

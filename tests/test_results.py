@@ -116,6 +116,23 @@ class TestRecords:
         with pytest.raises(RecordError, match=r"no run has a metric named test/eror; they have .*test/bit_errors"):
             record(tmp_path / "t.csv", find_runs([tmp_path / "runs"])[0], ["test/eror"])
 
+    def test_a_value_of_a_setting_is_chosen_with_the_restart(self, tmp_path):
+        """By the loss in training, of which seed 2 of the longer one is made the least."""
+        for length, seeds in ((5, (0, 1)), (9, (0, 1, 2))):
+            for seed in seeds:
+                task = {"_target_": "memnets.tasks.copy.Copy", "length": length}
+                write_run(tmp_path / str(length), seed, task=task, command=f"train.py -m task.length={length}")
+        with (tmp_path / "9" / "ntm_copy-0000000002" / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 500, "sequences": 8000, "split": "train", "loss": 1e-9}\n')
+        words = ["table=t", f"runs={tmp_path}/*/*", "metrics=test/bit_errors", f"results={tmp_path}"]
+        assert script("record.py", *words, "over=task.length").returncode == 0
+        (recorded,) = read_records(tmp_path / "t.csv")
+        assert recorded.experiment == "ntm_copy task.length=chosen"
+        assert (recorded.seeds, recorded.selected) == (5, ERRORS[2])
+        misspelt = script("record.py", *words, "over=task.lenght")
+        assert misspelt.returncode == 1
+        assert "no run has a setting task.lenght: name a value of config.yaml" in misspelt.stderr
+
     @pytest.mark.parametrize(
         ("text", "told"),
         [

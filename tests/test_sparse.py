@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_ops import draws
-from tiers import but_for_long
+from tiers import IF_INTERPRETED, but_for_interpreted, long_interpreted
 from torch.testing import assert_close
 
 from memnets.ops.backend import BackendError, use_backend
@@ -61,15 +61,15 @@ def sight(batch, time, slots, share):
 
 
 class TestTopk:
-    @pytest.mark.parametrize("sharing", but_for_long([1, 2], lambda sharing: sharing == 2))
+    @pytest.mark.parametrize("sharing", but_for_interpreted([1, 2], lambda sharing: sharing == 2))
     @pytest.mark.parametrize(
         ("sizes", "k", "dtype"),
         [
             ((2, 2, 1, 300, 3), 20, torch.float64),
-            pytest.param((2, 2, 17, 129, 2), 5, torch.float32, marks=pytest.mark.long),
+            pytest.param((2, 2, 17, 129, 2), 5, torch.float32, marks=IF_INTERPRETED),
             ((2, 1, 1, 128, 40), 128, torch.float32),
-            pytest.param((2, 1, 1, 200, 1), 200, torch.float32, marks=pytest.mark.long),
-            pytest.param((2, 1, 1, 3400, 2), 40, torch.float32, marks=pytest.mark.long),
+            pytest.param((2, 1, 1, 200, 1), 200, torch.float32, marks=IF_INTERPRETED),
+            pytest.param((2, 1, 1, 3400, 2), 40, torch.float32, marks=IF_INTERPRETED),
         ],
         ids=["blocks", "tiles_of_queries", "all_of_one_block", "all_of_two_blocks", "tiles_of_candidates"],
     )
@@ -81,7 +81,7 @@ class TestTopk:
         enough_in_one_row_only = torch.tensor([0.9, k / slots / 2])
         assert all(equal(both(topk_address, query, keys, *sight(batch, time, slots, enough_in_one_row_only), k)))
 
-    @pytest.mark.long
+    @long_interpreted
     def test_kernel_is_exact_with_a_decay(self):
         query, keys, decay = whole(2, 4, 9, 3), whole(2, 2, 140, 3), torch.tensor([0, 0.5, 1, 0.25]).double()
         given = (query, keys, *sight(2, 9, 140, 0.8), 12, decay.to(DEVICE))
@@ -96,7 +96,7 @@ class TestTopk:
         assert indices.cpu().equal(torch.from_numpy(want_indices))
 
     @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # 0 times infinity, in the interpreter
-    @pytest.mark.parametrize("value", but_for_long([torch.nan, torch.inf, -torch.inf], torch.inf.__eq__))
+    @pytest.mark.parametrize("value", but_for_interpreted([torch.nan, torch.inf, -torch.inf], torch.inf.__eq__))
     def test_slots_exist_whatever_the_scores_are(self, value):
         query, keys = torch.ones(1, 1, 2, 1, device=DEVICE), torch.randn(1, 1, 150, 1, device=DEVICE)
         keys[0, 0, 70:140] = value
@@ -144,7 +144,7 @@ class TestSparseAccess:
             assert (written[0, 2] == 7).all()
             assert written[0, [0, 1, 3]].equal(memory[0, [0, 1, 3]])
 
-    @pytest.mark.long
+    @long_interpreted
     @pytest.mark.parametrize(
         ("heads", "slots", "word", "k"),
         [(2, 5, 3, 70), (3, 300, 2, 9), (2, 3, 1100, 2)],
@@ -168,7 +168,7 @@ class TestSparseAccess:
 class TestProductKeys:
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     @pytest.mark.parametrize(
-        ("side", "half", "k"), [(8, 2, 8), (6, 1, 3), pytest.param(131, 2, 33, marks=pytest.mark.long)]
+        ("side", "half", "k"), [(8, 2, 8), (6, 1, 3), pytest.param(131, 2, 33, marks=IF_INTERPRETED)]
     )
     def test_exact_where_many_scores_are_equal(self, side, half, k, dtype):
         """Against all side² keys, sorted; the kernel's gradients equal the reference's to the bit."""

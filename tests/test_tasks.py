@@ -36,7 +36,8 @@ SEED, SIZE, NUM_BATCHES = 3, 5, 6
 def task(request):
     config = OmegaConf.load(request.param)
     draws_people = hasattr(hydra.utils.get_object(config["_target_"]), "num_people")
-    return hydra.utils.instantiate(config, **FEW_PEOPLE if draws_people else {}, _convert_="all")
+    few = {key: few for key, few in FEW_PEOPLE.items() if draws_people and key not in config}
+    return hydra.utils.instantiate(config, **few, _convert_="all")
 
 
 def tensors(batch):

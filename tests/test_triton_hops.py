@@ -10,6 +10,7 @@ from test_memory_hops import (
     LINEAR,
     SCHEMES,
     SHAPES,
+    TIES,
     Shape,
     check_replicas,
     memory_hops_reference,
@@ -18,7 +19,7 @@ from test_memory_hops import (
     results,
     ties,
 )
-from tiers import but_for_long
+from tiers import but_for_interpreted, long_interpreted
 from torch.testing import assert_close
 
 from memnets.kernels.triton import launch
@@ -53,31 +54,31 @@ def both(given):
 
 @pytest.mark.usefixtures("poisoned")
 class TestAgainstReference:
-    @pytest.mark.parametrize("name", but_for_long(FEW, ["odd", "nothing_told", "strided"].__contains__))
+    @pytest.mark.parametrize("name", but_for_interpreted(FEW, ["odd", "nothing_told", "strided"].__contains__))
     @ties
     def test_float64(self, name, adjacent):
         assert_close(*both(problem(SHAPES[name], HopScheme(3, adjacent), scale=0.3)), **DOUBLE)
 
-    @pytest.mark.parametrize("scheme", but_for_long(SCHEMES, SOME_SCHEMES.__contains__))
-    @pytest.mark.parametrize("linear", but_for_long(LINEAR.values(), lambda linear: linear is None))
+    @pytest.mark.parametrize("scheme", but_for_interpreted(SCHEMES, SOME_SCHEMES.__contains__))
+    @pytest.mark.parametrize("linear", but_for_interpreted(LINEAR, "softmax".__eq__))
     def test_float64_of_every_scheme(self, scheme, linear):
-        assert_close(*both(problem(scheme=scheme, linear=linear)), **DOUBLE)
+        assert_close(*both(problem(scheme=scheme, linear=LINEAR[linear])), **DOUBLE)
 
     @ties
     def test_without_time_and_update(self, adjacent):
         assert_close(*both(problem(scheme=HopScheme(3, adjacent), time=False, update=False)), **DOUBLE)
 
-    @pytest.mark.parametrize("adjacent", but_for_long([True, False], bool))
-    @pytest.mark.parametrize("linear", but_for_long(LINEAR.values(), lambda linear: linear is None))
+    @pytest.mark.parametrize("adjacent", but_for_interpreted([True, False], bool, TIES.__getitem__))
+    @pytest.mark.parametrize("linear", but_for_interpreted(LINEAR, "linear".__eq__))
     def test_float64_in_many_blocks(self, adjacent, linear, monkeypatch):
         monkeypatch.setattr(launch, "TILE", 1)
-        assert_close(*both(problem(Shape(sentences=11), HopScheme(3, adjacent), linear)), **DOUBLE)
+        assert_close(*both(problem(Shape(sentences=11), HopScheme(3, adjacent), LINEAR[linear])), **DOUBLE)
 
-    @pytest.mark.parametrize("empty", but_for_long([False, True], lambda empty: not empty))
+    @pytest.mark.parametrize("empty", but_for_interpreted([False, True], lambda empty: not empty))
     def test_float32_errs_no_more_than_the_reference(self, empty):
         assert wrong(*in_float32(HopScheme(3, attend_empty=empty))) == {}
 
-    @pytest.mark.long
+    @long_interpreted
     def test_a_wrong_row_is_caught(self):
         actual, reference, exact = in_float32(HopScheme(3), seeds=3)
         for i in range(len(exact[0])):
@@ -150,11 +151,11 @@ def test_an_index_of_minus_one_chooses_nothing():
 
 
 class TestOp:
-    @pytest.mark.parametrize("adjacent", but_for_long([True, False], bool))
+    @pytest.mark.parametrize("adjacent", but_for_interpreted([True, False], bool, TIES.__getitem__))
     def test_vmap_is_a_loop_over_replicas(self, adjacent):
         check_replicas(kernel, [on_device(each) for each in replicas(adjacent)])
 
-    @pytest.mark.parametrize("batch", but_for_long([1, 3], lambda batch: batch == 3))
+    @pytest.mark.parametrize("batch", but_for_interpreted([1, 3], lambda batch: batch == 3))
     @ties
     def test_torch_knows_it(self, batch, adjacent):
         shape = (batch, 6, 4 if adjacent else 2, 5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from kernel_problems import SHAPES, Problem, Shape, problem, results, wrong
-from tiers import but_for_long
+from tiers import IF_INTERPRETED, but_for_interpreted, long_interpreted
 from torch.testing import assert_close
 from triton.runtime import interpreter
 
@@ -49,14 +49,14 @@ def short(shape, batch):
 
 @pytest.mark.usefixtures("poisoned")
 class TestAgainstReference:
-    @pytest.mark.parametrize("name", but_for_long(SHAPES, ["odd", "no_inputs", "strided"].__contains__))
-    @pytest.mark.parametrize("lstm", but_for_long([True, False], bool, ["tanh", "lstm"].__getitem__))
+    @pytest.mark.parametrize("name", but_for_interpreted(SHAPES, ["odd", "no_inputs", "strided"].__contains__))
+    @pytest.mark.parametrize("lstm", but_for_interpreted([True, False], bool, ["tanh", "lstm"].__getitem__))
     def test_float64(self, name, lstm):
         given = made(short(SHAPES[name], batch=2 if lstm else 1), lstm)
         assert_close(results(kernel, given), results(ntm_sequence_reference, given), **DOUBLE)
 
     @pytest.mark.parametrize(
-        "scheme", but_for_long(SCHEMES, SCHEMES[:2].__contains__, lambda scheme: "-".join(map(str, scheme)))
+        "scheme", but_for_interpreted(SCHEMES, SCHEMES[:2].__contains__, lambda scheme: "-".join(map(str, scheme)))
     )
     def test_float64_of_ablations(self, scheme):
         given = made(TINY._replace(write_heads=2), scheme=scheme)
@@ -80,16 +80,16 @@ class TestAgainstReference:
         with torch.no_grad():
             assert_close(kernel(*given), ntm_sequence_reference(*given), **DOUBLE)
 
-    @pytest.mark.parametrize("lstm", but_for_long([True, False], bool))
+    @pytest.mark.parametrize("lstm", but_for_interpreted([True, False], bool, ["tanh", "lstm"].__getitem__))
     def test_float32_errs_no_more_than_the_reference(self, lstm):
         assert wrong(*in_float32(TINY, lstm)) == {}
 
-    @pytest.mark.long
+    @long_interpreted
     @pytest.mark.parametrize("scale", [1e-3, 1.0])
     def test_float32_at_small_and_large_values(self, scale):
         assert wrong(*in_float32(TINY, scale=scale)) == {}
 
-    @pytest.mark.long
+    @long_interpreted
     def test_a_wrong_row_is_caught(self):
         actual, reference, exact = in_float32(TINY)
         for i in range(len(actual[0])):
@@ -116,7 +116,7 @@ def widened(given):
 
 
 class TestSequence:
-    @pytest.mark.long
+    @long_interpreted
     def test_gradients(self):
         given = made(Shape(1, 2, 1, 2, 3, 2, 1, 1), scale=0.7)
 
@@ -214,10 +214,10 @@ class TestOp:
     @pytest.mark.parametrize(
         ("batch", "lstm", "lengths"),
         [
-            pytest.param(1, True, None, marks=pytest.mark.long),
-            pytest.param(3, True, None, marks=pytest.mark.long),
             (1, False, None),
-            pytest.param(3, False, [1, 0, 1], marks=pytest.mark.long),
+            pytest.param(1, True, None, marks=IF_INTERPRETED),
+            pytest.param(3, True, None, marks=IF_INTERPRETED),
+            pytest.param(3, False, [1, 0, 1], marks=IF_INTERPRETED),
         ],
     )
     @pytest.mark.usefixtures("poisoned")

@@ -1,12 +1,12 @@
 """Runs grouped by what was run, whatever the seed; what tells groups apart, and what to call them.
 
-Other settings can be left to chance as the seed is, `over=("optim.lr",)`: what chooses among restarts then chooses one
-of their values too.
+Settings can be left to chance as the seed is, `over=("optim.lr",)`: what chooses among restarts then chooses a value of
+theirs too, and the group's label says `optim.lr=chosen`.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from memnets.analysis.runs import APART, Row, Run
+from memnets.analysis.runs import APART, Row, Run, flatten
 
 HOUSEKEEPING = ("logger.", *(f"runtime.{key}=" for key in ("runs_dir", "resume", "jobs", "threads", "pictures")))
 """Beginnings of overrides that change no result: a recorded command is read on other machines."""
@@ -22,7 +22,7 @@ HOUSEKEEPING = ("logger.", *(f"runtime.{key}=" for key in ("runs_dir", "resume",
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one configuration that differ in their seeds, in the order of these.
+    """Runs of one configuration that differ in their seeds, in the order of these; within one, of the values of `over`.
 
     Attributes:
         label: the experiment's name and the overrides it was started with.
@@ -47,7 +47,7 @@ class Group:
     @property
     def settings(self) -> Row:
         """What the runs have in common, flat: `{"trainer.batch_size": 16}`."""
-        return shared(self.runs[0], self.over)
+        return self.runs[0].settings(self.over)
 
     @property
     def command(self) -> str:
@@ -57,15 +57,10 @@ class Group:
         bare = {_without(keys, command) for command in commands}
         if len(set(commands)) == 1:
             return commands[0]
-        if len(bare) > 1:
+        values = {key: dict.fromkeys(_value(run, key) for run in self.runs) for key in keys}
+        if len(bare) > 1 or len(self.runs) != math.prod(map(len, values.values())):
             return f"{commands[0]} (and {len(set(commands)) - 1} others)"
-        values = {key: dict.fromkeys(str(flatten(run.config).get(key)) for run in self.runs) for key in keys}
         return " ".join([bare.pop().replace(".py", ".py -m", 1), *(f"{key}={','.join(values[key])}" for key in keys)])
-
-
-def shared(run: Run, over: Sequence[str] = ()) -> Row:
-    """Return the settings, with dots, in which all runs of the run's group are equal."""
-    return {key: value for key, value in flatten(run.shared).items() if key not in over}
 
 
 def group_runs(runs: Sequence[Run], over: Sequence[str] = ()) -> list[Group]:
@@ -73,12 +68,8 @@ def group_runs(runs: Sequence[Run], over: Sequence[str] = ()) -> list[Group]:
 
     Groups that would share a label get what they differ in added.
     """
-
-    def key(run: Run) -> str:
-        return json.dumps([run.name, shared(run, over)], sort_keys=True, default=str)
-
-    ordered = sorted(runs, key=lambda run: (key(run), run.seed))
-    members = [tuple(same) for _, same in groupby(ordered, key)]
+    ordered = sorted(runs, key=lambda run: (run.key(over), run.seed, [_value(run, key) for key in over]))
+    members = [tuple(same) for _, same in groupby(ordered, lambda run: run.key(over))]
     groups = [Group(label(runs_of_one[0], over), runs_of_one, tuple(over)) for runs_of_one in members]
     labels = [group.label for group in groups]
     groups = [_told_apart(group, groups) if labels.count(group.label) > 1 else group for group in groups]
@@ -88,14 +79,14 @@ def group_runs(runs: Sequence[Run], over: Sequence[str] = ()) -> list[Group]:
 def label(run: Run, over: Sequence[str] = ()) -> str:
     """Return the run's name and the overrides it was started with, but for those that don't tell experiments apart.
 
-    Of an override that lists a sweep's values the run's own value is taken.
+    Of an override that lists a sweep's values the run's own value is taken; settings in `over` are `chosen`.
     """
     given = run.environment.get("overrides") or overrides(str(run.environment.get("command") or ""))
     words = [word for word in map(str, given) if _tells(word, run)]
     settings = flatten(run.config)
     pairs = (word.lstrip("+").partition("=") for word in words)
     told = [f"{key}={settings.get(key, value)}" for key, _, value in pairs if key not in over]
-    return " ".join([run.name, *dict.fromkeys(told)])
+    return " ".join([run.name, *dict.fromkeys(told), *(f"{key}=chosen" for key in over)])
 
 
 def overrides(command: str) -> list[str]:
@@ -109,15 +100,6 @@ def differences(groups: Sequence[Group]) -> dict[str, list[Any]]:
     keys = sorted(set().union(*settings))
     values = {key: [flat.get(key) for flat in settings] for key in keys}
     return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
-
-
-def flatten(tree: Row, prefix: str = "") -> Row:
-    """Return a nested mapping with dotted keys."""
-    flat: Row = {}
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        flat |= flatten(value, f"{path}.") if isinstance(value, dict) and value else {path: value}
-    return flat
 
 
 def _told_apart(group: Group, groups: Sequence[Group]) -> Group:
@@ -135,6 +117,12 @@ def _telling(groups: Sequence[Group]) -> dict[str, list[Any]]:
     swapped = [key.removesuffix("_target_") for key in different if key.endswith("._target_")]
     inner = {key for key in different for prefix in swapped if key.startswith(prefix) and key != f"{prefix}_target_"}
     return {key: values for key, values in different.items() if key not in inner}
+
+
+def _value(run: Run, key: str) -> str:
+    """Return a setting as one types it."""
+    value = flatten(run.config).get(key)
+    return "null" if value is None else str(value)
 
 
 def _short(key: str, value: Any) -> Any:

@@ -161,15 +161,15 @@ def _origins(records: Sequence[Record], left_out: str = "") -> list[str]:
 
     Of experiments and commands that differ in the setting left out alone, one line tells, with all values of that.
     """
-    made: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
+    made: dict[tuple[bool, str, str, str, str], tuple[list[str], list[str]]] = {}
     for record in records:
         experiment, _ = _parted(record.experiment, left_out)
         command, values = _parted(record.command, left_out)
-        told = made.setdefault((command, record.commit, record.date, record.device), ([], []))
+        told = made.setdefault((bool(values), command, record.commit, record.date, record.device), ([], []))
         told[0].append(experiment)
         told[1].extend(values)
     lines = []
-    for (command, commit, date, device), (names, values) in made.items():
+    for (_, command, commit, date, device), (names, values) in made.items():
         setting = f" {left_out}={','.join(sorted(set(values), key=row_order))}" if values else ""
         lines.append(f"- {', '.join(dict.fromkeys(names))}: `{command}{setting}` at {commit}, {date}, {device}")
     return lines

@@ -71,8 +71,10 @@ def record(path: Path, runs: Sequence[Run], patterns: Sequence[str] = (), over: 
     Runs that differ in settings named in `over` are restarts of one experiment, as those of several seeds are.
 
     Raises:
-        RecordError: the table or the published figures beside it can't be read, or no run has such a metric.
+        RecordError: the table or the published figures beside it can't be read, or no run has such a metric or setting.
     """
+    if unknown := set(over) - {key for run in runs for key in run.settings()}:
+        raise RecordError(f"no run has a setting {', '.join(unknown)}: name a value of config.yaml, as in optim.lr")
     published = read_published(path.with_name(PUBLISHED))
     groups = group_runs([run for run in runs if run.done], over)
     new = [line for group in groups for line in records_of(group, published, patterns)]

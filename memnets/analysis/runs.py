@@ -69,10 +69,13 @@ class Run:
         """The configuration without what runs of one group may differ in."""
         return {key: value for key, value in self.config.items() if key not in APART}
 
-    @property
-    def key(self) -> str:
-        """What is equal for runs of one group."""
-        return json.dumps([self.name, self.shared], sort_keys=True, default=str)
+    def settings(self, over: Sequence[str] = ()) -> Row:
+        """Return what is shared, flat, `{"trainer.batch_size": 16}`, but for the settings in `over`."""
+        return {key: value for key, value in flatten(self.shared).items() if key not in over}
+
+    def key(self, over: Sequence[str] = ()) -> str:
+        """Return what is equal for runs of one group, which may differ in the settings in `over`."""
+        return json.dumps([self.name, self.settings(over)], sort_keys=True, default=str)
 
     @property
     def done(self) -> bool:
@@ -155,6 +158,15 @@ def number(value: int | float | None) -> float:
     return math.nan if value is None else float(value)
 
 
+def flatten(tree: Row, prefix: str = "") -> Row:
+    """Return a nested mapping with dotted keys."""
+    flat: Row = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        flat |= flatten(value, f"{path}.") if isinstance(value, dict) and value else {path: value}
+    return flat
+
+
 def _expand(pattern: str) -> list[Path]:
     """Return the folders a pattern means; a report's own folder is none."""
     paths = [Path(match) for match in sorted(glob.glob(pattern))] or [Path(pattern)]
@@ -217,8 +229,8 @@ def _newest(runs: Sequence[Run]) -> tuple[list[Run], list[Problem]]:
     """Return one run per configuration and seed; finished ones before others, later ones before earlier."""
     best: dict[tuple[str, int], Run] = {}
     for run in sorted(runs, key=lambda run: (run.done, str(run.status.get("ended") or ""))):
-        best[run.key, run.seed] = run
-    kept = [run for run in runs if best[run.key, run.seed] is run]
-    twins = [(run, best[run.key, run.seed]) for run in runs if best[run.key, run.seed] is not run]
+        best[run.key(), run.seed] = run
+    kept = [run for run in runs if best[run.key(), run.seed] is run]
+    twins = [(run, best[run.key(), run.seed]) for run in runs if best[run.key(), run.seed] is not run]
     reason = "same configuration and seed as {}, which counts"
     return kept, [Problem(run.path, reason.format(twin.path)) for run, twin in twins]

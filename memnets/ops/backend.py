@@ -98,7 +98,7 @@ def triton_obstacle(*tensors: Tensor | None, mixed: bool = False, vmap: bool = F
     """Return why Triton kernels can't serve these tensors, None if they can.
 
     They run on one GPU; in Triton's interpreter (TRITON_INTERPRET=1) on the CPU too, if asked for by name. They take
-    one floating dtype, unless `mixed`, and no transform of torch.func, unless it is `vmap`.
+    one floating dtype, unless `mixed`, no transform of torch.func, unless it is `vmap`, and no derivatives forward.
     """
     given = [tensor for tensor in tensors if tensor is not None]
     if _current == "auto" and given[0].is_cpu:
@@ -130,9 +130,9 @@ def _triton_missing(on_cpu: bool) -> str | None:
 
 
 def transform_obstacle(vmap: bool = False) -> str | None:
-    """Return why no kernel can serve where torch.func transforms, or derivatives go forward; None where none do.
+    """Return why no kernel can serve where derivatives go forward, or torch.func transforms; None if one can.
 
-    And None where all that transforms is vmap, if a kernel serves `vmap`.
+    Of transforms a kernel may serve `vmap`.
     """
     if forward_ad._current_level >= 0:
         return "forward-mode derivatives can't go through it"

@@ -135,7 +135,7 @@ def cpu_obstacle(op: str, register: Callable[[], None], given: tuple[Tensor | No
     """Return why the C++ kernel of `op` can't serve these tensors (inputs first), None if it can.
 
     It serves plain tensors of real floating dtype on a CPU, with at least one sequence and one step, outside the
-    transforms of torch.func. It has first derivatives only.
+    transforms of torch.func. It has first derivatives only, backward.
     """
     if reason := place_obstacle(given):
         return reason
