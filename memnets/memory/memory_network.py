@@ -81,14 +81,17 @@ class SentenceEmbedding(nn.Module):
         return slots if times is None else slots + F.embedding(age.clamp(max=self.max_age), times)
 
     def times(self) -> Float[Tensor, "ages embedding"] | None:
-        """T_A of all ages from 0, whose vector is zero, as slots have them; `centred` weighs them like words."""
+        """T_A of all ages from 0, whose vector is zero, as slots have them."""
         if self.ages is None:
             return None
-        table = self.ages.table()
+        return self.weigh_times(self.ages.table())
+
+    def weigh_times(self, vectors: Float[Tensor, "*shape embedding"]) -> Float[Tensor, "*shape embedding"]:
+        """Vectors of time as slots have them: `centred` weighs them like the word after the last."""
         if self.position_encoding != "centred":
-            return table
-        last = torch.tensor([self.most_words + 1.0], dtype=table.dtype, device=table.device)
-        return table * centred_weights(last, table.shape[1], self.most_words)
+            return vectors
+        last = torch.tensor([self.most_words + 1.0], dtype=vectors.dtype, device=vectors.device)
+        return vectors * centred_weights(last, vectors.shape[-1], self.most_words)
 
 
 def is_told(story: Int[Tensor, "batch sentences words"]) -> Bool[Tensor, "batch sentences"]:

@@ -168,16 +168,16 @@ class MemN2N(SequenceModel):
             return None
         tables = self._tables()
         questions = [] if self.question is None else [self.question]
-        vectors = [times[1:] for table in tables if (times := table.times()) is not None]
+        times: list[Tensor] = [table.ages.weight for table in tables if table.ages is not None]
         weights = HopWeights(
             torch.stack([table.words.weight for table in [*tables, *questions]]),
-            torch.stack(vectors) if vectors else None,
+            tables[0].weigh_times(torch.stack(times)) if times else None,
             self.update,
         )
         relu, scale = isinstance(self.activation, nn.ReLU), cast(DotScore, self.attention_score).scale
         kind, most_words = tables[0].position_encoding, tables[0].most_words
         scheme = HopScheme(self.num_hops, self.adjacent, kind, relu, scale, self.attend_empty, most_words)
-        return run_kernel(inputs.story, inputs.query, weights, scheme, age if vectors else None, self.linear)
+        return run_kernel(inputs.story, inputs.query, weights, scheme, age if times else None, self.linear)
 
     def _obstacle(self) -> str | None:
         """Return what the op can't express, None if nothing.

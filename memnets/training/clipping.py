@@ -35,7 +35,7 @@ def clip_spectral_norm(weight: nn.Parameter, limit: float) -> None:
     """
     assert weight.grad is not None
     gradient = weight.grad.full_tensor() if hasattr(weight.grad, "full_tensor") else weight.grad
-    bound = float(gradient.norm())  # no less than the spectral norm, and far cheaper
+    bound = float(torch.linalg.vector_norm(gradient))  # no less than the spectral norm, and far cheaper
     if limit < bound < float("inf"):
         norm = float(torch.linalg.matrix_norm(gradient.float().flatten(1), 2)) if gradient.dim() > 1 else bound
         weight.grad.mul_(min(1.0, limit / norm))

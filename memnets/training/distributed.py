@@ -108,8 +108,10 @@ def distribute(model: nn.Module, group: Processes, parallel: Literal["ddp", "fsd
 
 def average_gradients(model: nn.Module, group: Processes) -> None:
     """Average the gradients of a model that no wrapper averages; one that a process lacks counts as zero."""
+    if group.count == 1 or isinstance(model, DistributedDataParallel):
+        return
     weights = list(model.parameters())
-    if group.count == 1 or isinstance(model, DistributedDataParallel) or any(isinstance(w, DTensor) for w in weights):
+    if any(isinstance(weight, DTensor) for weight in weights):
         return
     for weight in weights:
         weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
