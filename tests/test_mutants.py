@@ -33,8 +33,7 @@ def mutants(config: dict[str, Any], only: set[tuple[str, ...]] | None = None) ->
     for path in paths(config):
         if only is not None and path not in only:
             continue
-        mutant = copy.deepcopy(config)
-        parent = mutant
+        parent = config
         for key in path[:-1]:
             parent = parent[key]
         last, where = path[-1], ".".join(path)
